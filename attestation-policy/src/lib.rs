@@ -1,1 +1,34 @@
-//! attestation-policy
+//! Decides whether an enclave's evidence is acceptable, and makes the texts that say so.
+//!
+//! Two questions, two types that only this crate can construct:
+//!
+//! 1. *What does this deployment promise to run?* A [`statement::Statement`] signed by k of n
+//!    offline keys. [`statement::verify_statement`] turns signed bytes into a
+//!    [`statement::VerifiedStatement`].
+//! 2. *Does the machine that answered run exactly that?* [`evidence::verify_evidence`] turns an
+//!    AMD SEV-SNP report, its certificate chain and the runtime claims into a
+//!    [`evidence::VerifiedChannel`]: the only source of a channel key that a client may use.
+//!
+//! What the crate promises: nothing the host sends is trusted before it is checked; AMD's roots
+//! are pinned by digest in [`chain`]; signatures are verified over the bytes as they came, never
+//! over a re-serialisation; every refusal names the field, what was expected and what came; there
+//! is no switch that skips a check. It opens no socket and reads no clock: the caller brings bytes
+//! and the time.
+//!
+//! What it does not do: it fetches no revocation list, so a revoked chip is kept out by the
+//! minimum TCB of the statement; and it says nothing about the code behind a measurement, which is
+//! what an auditor of the image says.
+//!
+//! The feature `development` accepts simulated chips, which protect nothing. Without it a
+//! statement that lists one is refused as a whole.
+//!
+//! [`deployment`] is the operator's half: one `deployment.toml` becomes the statement, the Managed
+//! HSM release policy, the Azure Attestation policy and the page that an auditor signs off;
+//! [`signing`] holds the offline keys' side of it.
+
+pub mod chain;
+pub mod claims;
+pub mod field;
+pub mod report;
+pub mod tcb;
+pub mod values;
