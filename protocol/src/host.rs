@@ -18,7 +18,6 @@ pub struct Claimed<T>(pub T);
 
 /// A frame to the enclave. Append-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "lives on the stack; the core has no heap to box on")]
 pub enum HostRequest<'a> {
     /// First: what deployment this is. Its hash is in every claim that follows.
     Configure(Config),
@@ -168,7 +167,6 @@ pub struct Commit<'a> {
 
 /// A frame from the enclave. Append-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "lives on the stack; the core has no heap to box on")]
 pub enum HostReply<'a> {
     /// Of Configure: the hash of the configuration.
     Configured(Digest),

@@ -1,0 +1,289 @@
+//! The guard: who may use an account. Every change passes through the ledger before it counts.
+//!
+//! A change leaves the core as a *staged* guard, which authorises nothing: it is sealed as another
+//! kind of object. Only [`commit`], shown the ledger's receipt for this very transition, turns it
+//! into the *live* guard and releases the answer.
+
+use heapless::Vec;
+use serde::{Deserialize, Serialize};
+
+use keyfold_protocol::client::{
+    AccountStatus, ApproveDevice, AuditEvent, AuditKind, Class, Device, DeviceView, Enroll,
+    GuardBase, GuardChanged, Outcome, Refusal, RevokeDevice, Success,
+};
+use keyfold_protocol::host::{Commit, Committed, HostRefusal, HostReply, Staged};
+use keyfold_protocol::ids::{Account, ChainPoint, DeviceId, Digest, LedgerTag};
+use keyfold_protocol::limits::{DEVICES, FRAME, SEAL_OVERHEAD};
+use keyfold_protocol::transcript::{Chain, REPLY_SEAL, device_id};
+
+use crate::boot::Keyed;
+use crate::core::reply;
+use crate::crypto::{Failed, sha256};
+use crate::keys::{AccountSecret, Secret, in_sealed};
+use crate::platform::{Platform, random};
+use crate::receipt::{self, Entry, FreshRead};
+use crate::request::{Caller, Stop, Turn, UserVerified};
+use crate::seal::{self, Context, Kind, SealedAudit, SealedGuard, seal, seal_into};
+use crate::sync;
+use crate::vault::Vault;
+
+/// Who may use an account, and what of its state they may rely on.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Guard {
+    version: u64,
+    pub(crate) secret: AccountSecret,
+    #[serde(with = "in_sealed")]
+    pin: Secret,
+    devices: Vec<Registered, DEVICES>,
+    /// Deployment, ledger and root key; see [`Keyed::home`].
+    home: Digest,
+    /// The vault point that is anchored in the ledger with this guard.
+    pub(crate) floor: ChainPoint,
+    pub(crate) audit_head: Digest,
+    /// Random at every change, so that the digest on the ledger says nothing.
+    blind: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+struct Registered {
+    id: DeviceId,
+    device: Device,
+}
+
+/// A guard on its way: what will be live, and the key of the answer that waits for it.
+#[derive(Serialize, Deserialize)]
+struct StagedGuard {
+    guard: Guard,
+    #[serde(with = "in_sealed")]
+    reply_key: Secret,
+}
+
+/// A guard change that is allowed, before it is given its version.
+pub(crate) struct Change {
+    guard: Guard,
+    kind: AuditKind,
+    subject: Option<DeviceId>,
+}
+
+/// A staged guard, sealed for the host to store.
+pub(crate) struct StagedWrite {
+    tag: LedgerTag,
+    version: u64,
+    digest: Digest,
+    guard: SealedGuard,
+    audit: SealedAudit,
+}
+
+impl StagedWrite {
+    pub(crate) fn for_host(&self) -> Staged<'_> {
+        let Self { tag, version, digest, guard, audit } = self;
+        Staged { tag: *tag, version: *version, digest: *digest, guard, audit }
+    }
+}
+
+impl Guard {
+    pub(crate) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn device(&self, id: &DeviceId) -> Option<&Device> {
+        self.devices.iter().find(|known| known.id == *id).map(|known| &known.device)
+    }
+
+    /// What the ledger records of this guard.
+    pub(crate) fn digest(&self, account: &Account) -> Result<Digest, Failed> {
+        seal::digest(b"keyfold/guard/1", &(account, self))
+    }
+
+    /// What Status reports. Only for a guard that the ledger has just confirmed.
+    pub(crate) fn status(&self, vault: &Vault, _: &FreshRead) -> AccountStatus {
+        let view =
+            |known: &Registered| DeviceView { id: known.id, name: known.device.name.clone() };
+        AccountStatus {
+            guard: self.version,
+            audit_head: self.audit_head,
+            anchor: self.floor,
+            vault: vault.point,
+            devices: self.devices.iter().map(view).collect(),
+        }
+    }
+
+    /// The exact base a change was signed for: this guard, and this vault.
+    fn check_base(&self, base: &GuardBase, vault: &Vault) -> Result<(), Refusal> {
+        if base.guard != self.version {
+            return Err(Refusal::GuardMoved);
+        }
+        if base.vault != vault.point { Err(Refusal::SyncFirst) } else { Ok(()) }
+    }
+}
+
+/// The live guard the host attached, if it is of this deployment, ledger and root key.
+pub(crate) fn open_live<P>(turn: &Turn<P>) -> Result<Guard, Stop> {
+    let attached = turn.handle.guard.as_ref().ok_or(HostRefusal::State)?;
+    let context = Context::sole(Kind::GuardLive, &turn.handle.account, attached.version.0);
+    let guard: Guard = seal::open::<_, { size_of::<SealedGuard>() }>(
+        &turn.keyed.roots.guard,
+        &context,
+        attached.sealed,
+    )
+    .map_err(|_| HostRefusal::State)?;
+    if guard.home == turn.keyed.home { Ok(guard) } else { Err(Refusal::ForeignGuard.into()) }
+}
+
+/// Opens an account: version 1, with a secret of its own. That no earlier version exists is the
+/// ledger's to say, at the append from 0.
+pub(crate) fn enroll<P: Platform>(
+    turn: &mut Turn<P>,
+    caller: &Caller,
+    enroll: &Enroll,
+    reply_key: &Secret,
+) -> Result<StagedWrite, Stop> {
+    let account = &turn.handle.account;
+    let mut devices = Vec::new();
+    let first = Registered { id: caller.device(), device: enroll.device.clone() };
+    devices.push(first).map_err(|_| Refusal::TooManyDevices)?;
+    let guard = Guard {
+        version: 0,
+        secret: AccountSecret::new(random(turn.platform).map_err(|_| HostRefusal::Platform)?),
+        pin: turn.keyed.roots.pin_verifier(account, &enroll.pin),
+        devices,
+        home: turn.keyed.home,
+        floor: Chain::Vault.genesis(sha256, account),
+        audit_head: Chain::Audit.genesis(sha256, account).head,
+        blind: [0; 32],
+    };
+    let change = Change { guard, kind: AuditKind::Enrolled, subject: None };
+    stage(turn, caller, change, reply_key)
+}
+
+/// Registers a further device.
+pub(crate) fn approve(
+    mut guard: Guard,
+    vault: &Vault,
+    _: &UserVerified,
+    request: ApproveDevice,
+) -> Result<Change, Refusal> {
+    guard.check_base(&request.base, vault)?;
+    let device = request.device;
+    let id = device_id(sha256, &device.device_key, &device.uv_key);
+    if guard.device(&id).is_some() {
+        return Err(Refusal::KnownDevice);
+    }
+    let full = |_| Refusal::TooManyDevices;
+    guard.devices.push(Registered { id, device }).map_err(full)?;
+    guard.floor = vault.point;
+    Ok(Change { guard, kind: AuditKind::DeviceAdded, subject: Some(id) })
+}
+
+/// Strikes a device off.
+pub(crate) fn revoke(
+    mut guard: Guard,
+    vault: &Vault,
+    _: &UserVerified,
+    request: &RevokeDevice,
+) -> Result<Change, Refusal> {
+    guard.check_base(&request.base, vault)?;
+    let id = request.device;
+    guard.device(&id).ok_or(Refusal::UnknownDevice)?;
+    if guard.devices.len() == 1 {
+        return Err(Refusal::LastDevice);
+    }
+    guard.devices.retain(|known| known.id != id);
+    guard.floor = vault.point;
+    Ok(Change { guard, kind: AuditKind::DeviceRevoked, subject: Some(id) })
+}
+
+/// Writes the vault's point into the guard.
+pub(crate) fn anchor(
+    mut guard: Guard,
+    vault: &Vault,
+    base: &GuardBase,
+    _: &Caller,
+) -> Result<Change, Refusal> {
+    guard.check_base(base, vault)?;
+    guard.floor = vault.point;
+    Ok(Change { guard, kind: AuditKind::Anchored, subject: None })
+}
+
+/// Gives a change its version, its audit event and its seal.
+pub(crate) fn stage<P: Platform>(
+    turn: &mut Turn<P>,
+    caller: &Caller,
+    change: Change,
+    reply_key: &Secret,
+) -> Result<StagedWrite, Stop> {
+    let account = &turn.handle.account;
+    let Change { mut guard, kind, subject } = change;
+    let version = guard.version.checked_add(1).ok_or(Refusal::Malformed)?;
+
+    // 1. What happened, chained to all that happened before.
+    let actor = caller.device();
+    let subject = subject.unwrap_or(actor);
+    let event = AuditEvent { version, kind, actor, subject, host_time: turn.handle.time.0 };
+    let before = ChainPoint { version: guard.version, head: guard.audit_head };
+    guard.audit_head = sync::audit_next(&before, &event)?.head;
+    let context = Context::sole(Kind::Audit, account, version);
+    let audit = seal(turn.platform, &guard.secret.audit(), &context, &event)?;
+
+    // 2. The new guard, under a digest that says nothing.
+    guard.version = version;
+    guard.blind = random(turn.platform).map_err(|_| HostRefusal::Platform)?;
+    let digest = guard.digest(account)?;
+
+    // 3. Sealed as staged: it authorises nothing.
+    let reply_key = Secret::new(*reply_key.expose());
+    let context = Context::sole(Kind::GuardStaged, account, version);
+    let staged = StagedGuard { guard, reply_key };
+    let guard = seal(turn.platform, &turn.keyed.roots.guard, &context, &staged)?;
+    Ok(StagedWrite { tag: turn.keyed.tag(account), version, digest, guard, audit })
+}
+
+/// Turns a staged guard into a live one: the ledger's receipt says that this transition, and no
+/// other, is the one that happened.
+pub(crate) fn commit<P: Platform>(
+    keyed: &Keyed,
+    platform: &mut P,
+    commit: &Commit,
+    out: &mut [u8; FRAME],
+) -> Result<usize, HostRefusal> {
+    let Commit { account, staged, receipt } = commit;
+    let context = Context::sole(Kind::GuardStaged, account, staged.version.0);
+    let StagedGuard { guard, reply_key } =
+        seal::open::<_, { size_of::<SealedGuard>() }>(&keyed.roots.guard, &context, staged.sealed)
+            .map_err(|_| HostRefusal::State)?;
+    if guard.home != keyed.home {
+        return Err(HostRefusal::State);
+    }
+    let tag = keyed.tag(account);
+    let digest = guard.digest(account).map_err(|_| HostRefusal::State)?;
+    let entry = Entry { tag: &tag, version: guard.version, guard: &digest };
+    let committed = receipt::committed(&keyed.config, &entry, receipt);
+    let committed = committed.map_err(|_| HostRefusal::Receipt)?;
+
+    let live = go_live(keyed, platform, account, &guard, committed);
+    let live = live.map_err(|_| HostRefusal::Platform)?;
+    let mut sealed = [0; GUARD_REPLY];
+    let outcome: Outcome = Ok(Success::GuardChanged(GuardChanged {
+        guard: guard.version,
+        audit_head: guard.audit_head,
+        vault: guard.floor,
+    }));
+    seal_into(platform, &reply_key, REPLY_SEAL, &[], &outcome, &mut sealed)
+        .map_err(|_| HostRefusal::Platform)?;
+    let version = guard.version;
+    reply(out, &HostReply::Committed(Committed { version, guard: &live, sealed: &sealed }))
+}
+
+const GUARD_REPLY: usize = Class::Guard.reply_size(0).saturating_add(SEAL_OVERHEAD);
+
+/// Seals a guard as live. The proof is taken, not borrowed: one receipt, one guard.
+fn go_live<P: Platform>(
+    keyed: &Keyed,
+    platform: &mut P,
+    account: &Account,
+    guard: &Guard,
+    _: receipt::Committed,
+) -> Result<SealedGuard, Failed> {
+    let context = Context::sole(Kind::GuardLive, account, guard.version);
+    seal(platform, &keyed.roots.guard, &context, guard)
+}

@@ -1,0 +1,312 @@
+//! A client's request: open the frame, establish who is asking and on what guard, do it, seal the
+//! answer.
+
+use keyfold_protocol::client::{Class, KeyKind, Outcome, Refusal, Request, SignedRequest, Success};
+use keyfold_protocol::host::{
+    Event, FreshRead as FreshReadPolicy, Handle, HostRefusal, HostReply, Put, Reply,
+};
+use keyfold_protocol::ids::{Account, DeviceId, P256PublicKey};
+use keyfold_protocol::limits::{FRAME, PAGE, REQUEST, SEAL_OVERHEAD};
+use keyfold_protocol::transcript::{self, REPLY_SEAL, SignedContext, request_aad, request_nonce};
+use keyfold_protocol::wire;
+
+use crate::boot::Keyed;
+use crate::channel::Session;
+use crate::core::{Scratch, reply};
+use crate::crypto::{Failed, aead_open, p256_verify, sha256};
+use crate::guard::{self, Guard, StagedWrite};
+use crate::keys::Secret;
+use crate::passkey;
+use crate::platform::Platform;
+use crate::receipt::{self, Entry, FreshRead};
+use crate::seal::{SealedRecord, SealedVault, seal_into};
+use crate::sync;
+use crate::vault::{self, Vault};
+
+/// Everything one request may look at.
+pub(crate) struct Turn<'a, P> {
+    pub(crate) keyed: &'a Keyed,
+    pub(crate) session: &'a Session,
+    pub(crate) handle: &'a Handle<'a>,
+    pub(crate) platform: &'a mut P,
+}
+
+/// What a request comes to.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack; the core has no heap to box on")]
+pub(crate) enum Answer<'a> {
+    /// Nothing to write.
+    Read(Success<'a>),
+    /// One event to write first.
+    Put(Success<'a>, PutWrite),
+    /// A guard for the ledger; the answer comes at its commit.
+    Staged(StagedWrite),
+}
+
+/// One put, sealed for the host to store.
+pub(crate) struct PutWrite {
+    pub(crate) guard: u64,
+    pub(crate) event: Event,
+    pub(crate) vault: SealedVault,
+    pub(crate) record: Option<SealedRecord>,
+}
+
+/// Why a request came to nothing: the client's business, sealed, or the host's.
+pub(crate) enum Stop {
+    Refuse(Refusal),
+    Fail(HostRefusal),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+}
+
+impl From<HostRefusal> for Stop {
+    fn from(refusal: HostRefusal) -> Self {
+        Self::Fail(refusal)
+    }
+}
+
+/// Sealing and key generation fail only for want of randomness.
+impl From<Failed> for Stop {
+    fn from(_: Failed) -> Self {
+        Self::Fail(HostRefusal::Platform)
+    }
+}
+
+/// Answers a request and encodes the reply for the host.
+pub(crate) fn answer<P: Platform>(
+    turn: &mut Turn<P>,
+    scratch: &mut Scratch,
+    out: &mut [u8; FRAME],
+) -> Result<usize, HostRefusal> {
+    // 1. The frame, under the session's request key.
+    let mut buffer = [0; REQUEST];
+    let signed = open_frame(turn, &mut buffer)?;
+
+    // 2. The answer, and the key that only this frame's answer is sealed under.
+    let reply_key = turn.session.reply_key(turn.handle.frame);
+    let items = attached_items(turn.handle)?;
+    let (outcome, put): (Outcome, _) = match perform(turn, &signed, &reply_key, &mut scratch.items)
+    {
+        Ok(Answer::Staged(write)) => return reply(out, &HostReply::Staged(write.for_host())),
+        Ok(Answer::Read(success)) => (Ok(success), None),
+        Ok(Answer::Put(success, write)) => (Ok(success), Some(write)),
+        Err(Stop::Refuse(refusal)) => (Err(refusal), None),
+        Err(Stop::Fail(refusal)) => return Err(refusal),
+    };
+
+    // 3. One size per class, whatever came of it.
+    let size = turn.handle.class.reply_size(items).saturating_add(SEAL_OVERHEAD);
+    let sealed = scratch.reply.get_mut(..size).ok_or(HostRefusal::Malformed)?;
+    seal_into(turn.platform, &reply_key, REPLY_SEAL, &[], &outcome, sealed)
+        .map_err(|_| HostRefusal::Platform)?;
+    let put = put.as_ref().map(PutWrite::for_host);
+    reply(out, &HostReply::Reply(Reply { sealed, put }))
+}
+
+impl PutWrite {
+    fn for_host(&self) -> Put<'_> {
+        let record = self.record.as_ref().map(|record| &record[..]);
+        Put { guard: self.guard, event: self.event, vault: &self.vault, record }
+    }
+}
+
+fn open_frame<'a, P>(
+    turn: &Turn<P>,
+    buffer: &'a mut [u8; REQUEST],
+) -> Result<SignedRequest<'a>, HostRefusal> {
+    let frame = turn.handle.frame;
+    let sealed = buffer.get_mut(..frame.len()).ok_or(HostRefusal::Malformed)?;
+    sealed.copy_from_slice(frame);
+    let nonce = request_nonce(turn.handle.counter);
+    let aad = request_aad(&turn.session.id, &turn.handle.account);
+    let plaintext = aead_open(&turn.session.request_key, nonce, &aad, sealed);
+    let plaintext = plaintext.map_err(|_| HostRefusal::Frame)?;
+    wire::decode_padded(plaintext).map_err(|_| HostRefusal::Frame)
+}
+
+fn attached_items(handle: &Handle) -> Result<usize, HostRefusal> {
+    let items = match handle.class {
+        Class::Sync(_) => handle.events.count(),
+        Class::Audit(_) => handle.audit.count(),
+        _ => 0,
+    };
+    if items <= PAGE { Ok(items) } else { Err(HostRefusal::Malformed) }
+}
+
+/// The one match over what clients can ask for.
+fn perform<'a, P: Platform>(
+    turn: &mut Turn<P>,
+    signed: &SignedRequest,
+    reply_key: &Secret,
+    items: &'a mut [u8],
+) -> Result<Answer<'a>, Stop> {
+    let request: Request = wire::decode(signed.request).map_err(|_| Refusal::Malformed)?;
+    if !request.matches(turn.handle.class) {
+        return Err(Refusal::Malformed.into());
+    }
+    if let Request::Enroll(enroll) = &request {
+        let caller = first_device(turn, signed, enroll)?;
+        return guard::enroll(turn, &caller, enroll, reply_key).map(Answer::Staged);
+    }
+    let guard = guard::open_live(turn)?;
+    let caller = authenticate(turn, signed, &guard)?;
+    let fresh = fresh_read(turn, &guard)?;
+    match request {
+        // Answered above: it is the one request without a guard.
+        Request::Enroll(_) => Err(Refusal::Malformed.into()),
+        Request::ApproveDevice(request) => {
+            let vault = vault::open(turn, &guard)?;
+            let verified = caller.user_verified()?;
+            let change = guard::approve(guard, &vault, &verified, request)?;
+            guard::stage(turn, &caller, change, reply_key).map(Answer::Staged)
+        }
+        Request::RevokeDevice(request) => {
+            let vault = vault::open(turn, &guard)?;
+            let verified = caller.user_verified()?;
+            let change = guard::revoke(guard, &vault, &verified, &request)?;
+            guard::stage(turn, &caller, change, reply_key).map(Answer::Staged)
+        }
+        Request::Anchor(base) => {
+            let vault = vault::open(turn, &guard)?;
+            let change = guard::anchor(guard, &vault, &base, &caller)?;
+            guard::stage(turn, &caller, change, reply_key).map(Answer::Staged)
+        }
+        Request::Touch(point) => {
+            let vault = vault::open(turn, &guard)?;
+            let (done, write) = vault::touch(turn, &guard, &vault, &point)?;
+            Ok(Answer::Put(Success::Put(done), write))
+        }
+        Request::CreatePasskey(request) => {
+            let vault = vault::open(turn, &guard)?;
+            let verified = caller.user_verified().ok();
+            let (created, write) = passkey::create(turn, &guard, &vault, verified, &request)?;
+            Ok(Answer::Put(Success::Created(created), write))
+        }
+        Request::Assert(request) => {
+            let verified = caller.user_verified().ok();
+            passkey::assert(turn, &guard, verified, &request)
+                .map(|asserted| Answer::Read(Success::Asserted(asserted)))
+        }
+        Request::UpdatePasskey(request) => {
+            let vault = vault::open(turn, &guard)?;
+            let (done, write) = passkey::update(turn, &guard, &vault, request)?;
+            Ok(Answer::Put(Success::Put(done), write))
+        }
+        Request::DeletePasskey(request) => {
+            let vault = vault::open(turn, &guard)?;
+            let verified = caller.user_verified()?;
+            let (done, write) = vault::delete(turn, &guard, &vault, &verified, &request)?;
+            Ok(Answer::Put(Success::Put(done), write))
+        }
+        Request::Sync(from) => {
+            let vault = vault::open(turn, &guard)?;
+            let page = sync::vault_page(turn, &guard, &vault, &from, items)?;
+            Ok(Answer::Read(Success::Synced(page)))
+        }
+        Request::Status => {
+            let vault: Vault = vault::open(turn, &guard)?;
+            let fresh = fresh.ok_or(Refusal::NotFresh)?;
+            Ok(Answer::Read(Success::Status(guard.status(&vault, &fresh))))
+        }
+        Request::Audit(from) => {
+            let fresh = fresh.ok_or(Refusal::NotFresh)?;
+            let page = sync::audit_page(turn, &guard, &fresh, &from, items)?;
+            Ok(Answer::Read(Success::Audited(page)))
+        }
+    }
+}
+
+/// A registered device that signed this request, in this session, for this account.
+pub(crate) struct Caller {
+    device: DeviceId,
+    key: KeyKind,
+}
+
+/// The caller signed with the key that its device releases to a verified user only.
+pub(crate) struct UserVerified(());
+
+impl Caller {
+    pub(crate) const fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    pub(crate) fn user_verified(&self) -> Result<UserVerified, Refusal> {
+        match self.key {
+            KeyKind::UserVerification => Ok(UserVerified(())),
+            KeyKind::Presence => Err(Refusal::UserVerificationRequired),
+        }
+    }
+}
+
+fn authenticate<P>(
+    turn: &Turn<P>,
+    signed: &SignedRequest,
+    guard: &Guard,
+) -> Result<Caller, Refusal> {
+    if guard.version() < signed.guard_seen {
+        return Err(Refusal::StaleGuard);
+    }
+    let device = guard.device(&signed.device).ok_or(Refusal::Unauthorised)?;
+    let key = match signed.key {
+        KeyKind::Presence => &device.device_key,
+        KeyKind::UserVerification => &device.uv_key,
+    };
+    check_signature(turn, signed, key)
+}
+
+/// The caller of an Enroll is the device it registers.
+fn first_device<P>(
+    turn: &Turn<P>,
+    signed: &SignedRequest,
+    enroll: &keyfold_protocol::client::Enroll,
+) -> Result<Caller, Refusal> {
+    let device = &enroll.device;
+    let id = transcript::device_id(sha256, &device.device_key, &device.uv_key);
+    if signed.device != id || signed.key != KeyKind::Presence {
+        return Err(Refusal::Unauthorised);
+    }
+    check_signature(turn, signed, &device.device_key)
+}
+
+fn check_signature<P>(
+    turn: &Turn<P>,
+    signed: &SignedRequest,
+    key: &P256PublicKey,
+) -> Result<Caller, Refusal> {
+    let context = SignedContext {
+        binding: turn.session.binding.expose(),
+        counter: turn.handle.counter,
+        account: &turn.handle.account,
+        key: signed.key,
+        guard_seen: signed.guard_seen,
+    };
+    let message = transcript::signed_bytes(sha256, &context, signed.request);
+    match p256_verify(key, &message, &signed.signature) {
+        Ok(()) => Ok(Caller { device: signed.device, key: signed.key }),
+        Err(Failed) => Err(Refusal::Unauthorised),
+    }
+}
+
+/// The proof that the ledger stood at this guard after this very frame was made, where the host
+/// attached one; its absence is refused here if the configuration demands it of every request.
+fn fresh_read<P>(turn: &Turn<P>, guard: &Guard) -> Result<Option<FreshRead>, Stop> {
+    let config = &turn.keyed.config;
+    let Some(receipt) = turn.handle.fresh else {
+        return match config.fresh_read {
+            FreshReadPolicy::Always => Err(Refusal::NotFresh.into()),
+            FreshReadPolicy::Reports => Ok(None),
+        };
+    };
+    let account: &Account = &turn.handle.account;
+    let tag = turn.keyed.tag(account);
+    let digest = guard.digest(account)?;
+    let entry = Entry { tag: &tag, version: guard.version(), guard: &digest };
+    let nonce = sha256(&[turn.handle.frame]);
+    match receipt::fresh(config, nonce, &entry, receipt) {
+        Ok(fresh) => Ok(Some(fresh)),
+        Err(Failed) => Err(Refusal::NotFresh.into()),
+    }
+}

@@ -1,0 +1,140 @@
+//! Sealed blobs: how everything the host stores is encrypted.
+//!
+//! A blob is `salt(32) ‖ ciphertext ‖ tag(16)`. Its key is HKDF(type key, salt, context), so no key
+//! ever meets two plaintexts and the nonce can be zero; its context {kind, account, object,
+//! version} is also the AAD. Opening under any other context fails, and every failure is the same.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use keyfold_protocol::ids::{Account, Digest, SlotId};
+use keyfold_protocol::limits::{
+    AUDIT_PADDED, GUARD_PADDED, RECORD_PADDED, SALT, SEAL_OVERHEAD, TAG, VAULT_PADDED,
+};
+use keyfold_protocol::wire;
+
+use crate::crypto::{Failed, aead_open, aead_seal, hkdf_expand, hkdf_extract, sha256};
+use crate::keys::Secret;
+use crate::platform::{Platform, random};
+
+/// A sealed guard, staged or live.
+pub(crate) type SealedGuard = [u8; GUARD_PADDED + SEAL_OVERHEAD];
+/// A sealed vault.
+pub(crate) type SealedVault = [u8; VAULT_PADDED + SEAL_OVERHEAD];
+/// A sealed record.
+pub(crate) type SealedRecord = [u8; RECORD_PADDED + SEAL_OVERHEAD];
+/// A sealed audit event.
+pub(crate) type SealedAudit = [u8; AUDIT_PADDED + SEAL_OVERHEAD];
+
+/// What kind of object a blob is. The numbers are stored: append-only.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    GuardStaged,
+    GuardLive,
+    Vault,
+    Record,
+    Audit,
+}
+
+impl Kind {
+    const fn code(self) -> u8 {
+        match self {
+            Self::GuardStaged => 1,
+            Self::GuardLive => 2,
+            Self::Vault => 3,
+            Self::Record => 4,
+            Self::Audit => 5,
+        }
+    }
+}
+
+/// What a blob is. Whoever opens it must know all of it.
+pub(crate) struct Context<'a> {
+    kind: Kind,
+    account: &'a Account,
+    object: SlotId,
+    version: u64,
+}
+
+impl<'a> Context<'a> {
+    /// An object of which an account has one.
+    pub(crate) const fn sole(kind: Kind, account: &'a Account, version: u64) -> Self {
+        Self { kind, account, object: SlotId([0; 32]), version }
+    }
+
+    /// The record of a slot.
+    pub(crate) const fn record(account: &'a Account, slot: SlotId, version: u64) -> Self {
+        Self { kind: Kind::Record, account, object: slot, version }
+    }
+
+    fn bytes(&self) -> [u8; 96] {
+        let mut context = [0; 96];
+        let parts: [&[u8]; 6] = [
+            b"keyfold/seal/1\0",
+            &[self.kind.code()],
+            &self.account.id.0,
+            &self.account.generation.to_be_bytes(),
+            &self.object.0,
+            &self.version.to_be_bytes(),
+        ];
+        let bytes = parts.into_iter().flatten();
+        context.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        context
+    }
+}
+
+/// Seals `value`, padded to the blob's size.
+pub(crate) fn seal<T: Serialize, const BLOB: usize>(
+    platform: &mut impl Platform,
+    type_key: &Secret,
+    context: &Context,
+    value: &T,
+) -> Result<[u8; BLOB], Failed> {
+    let mut blob = [0; BLOB];
+    let context = context.bytes();
+    seal_into(platform, type_key, &context, &context, value, &mut blob)?;
+    Ok(blob)
+}
+
+/// Seals `value`, padded to fill `blob`, under a key of this one sealing.
+pub(crate) fn seal_into<T: Serialize>(
+    platform: &mut impl Platform,
+    base_key: &Secret,
+    info: &[u8],
+    aad: &[u8],
+    value: &T,
+    blob: &mut [u8],
+) -> Result<(), Failed> {
+    let (salt, rest) = blob.split_first_chunk_mut::<SALT>().ok_or(Failed)?;
+    let (body, tag) = rest.split_last_chunk_mut::<TAG>().ok_or(Failed)?;
+    *salt = random(platform).map_err(|_| Failed)?;
+    wire::encode_padded(value, body).map_err(|_| Failed)?;
+    *tag = aead_seal(&blob_key(base_key, info, salt), [0; 12], aad, body)?;
+    Ok(())
+}
+
+/// Opens a blob. It was ours, so its plaintext has the one encoding it should.
+pub(crate) fn open<T: DeserializeOwned, const BLOB: usize>(
+    type_key: &Secret,
+    context: &Context,
+    sealed: &[u8],
+) -> Result<T, Failed> {
+    let mut blob: [u8; BLOB] = sealed.try_into().map_err(|_| Failed)?;
+    let context = context.bytes();
+    let (salt, body) = blob.split_first_chunk_mut::<SALT>().ok_or(Failed)?;
+    let plaintext = aead_open(&blob_key(type_key, &context, salt), [0; 12], &context, body)?;
+    let encoded = wire::unpad(plaintext).map_err(|_| Failed)?;
+    postcard::from_bytes(encoded).map_err(|_| Failed)
+}
+
+fn blob_key(base_key: &Secret, info: &[u8], salt: &[u8; SALT]) -> Secret {
+    hkdf_expand(&hkdf_extract(salt, &[base_key.expose()]), &[info])
+}
+
+/// SHA-256 of a label and a plaintext's encoding. Every plaintext that is named by its digest
+/// carries 32 random bytes, so the digest gives nothing away.
+pub(crate) fn digest<T: Serialize>(label: &[u8], value: &T) -> Result<Digest, Failed> {
+    let mut encoded = [0; GUARD_PADDED];
+    let used = wire::encode(value, &mut encoded).map_err(|_| Failed)?;
+    Ok(Digest(sha256(&[label, encoded.get(..used).ok_or(Failed)?])))
+}
