@@ -1,1 +1,300 @@
-//! tools/dev-cloud
+//! Keyfold's dev cloud: the outside world on loopback, for development and tests.
+//!
+//! It plays an OpenID issuer, the instance metadata service, the attestation service, a Managed HSM and a
+//! CCF ledger, each in its own wire format and checking what the real one checks, and it makes a
+//! simulated SEV-SNP chip. **It protects nothing**: its keys lie in a directory, anyone may sign in as anyone.
+//!
+//! State lives in one directory and survives kill -9: what was answered is there after a restart,
+//! under the same keys and, unless told otherwise, on the same ports.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use keyfold_dev_cloud::{Config, DevCloud, SignIn};
+//! let cloud = DevCloud::start(Config::new("/tmp/keyfold-dev")).await?;
+//! let id_token = cloud.sign_in(&SignIn::new("alice"))?;
+//! println!("{} at {}", id_token, cloud.endpoints().ledger.url);
+//! cloud.stop().await;
+//! # Ok(()) }
+//! ```
+
+mod clock;
+mod control;
+mod endpoints;
+mod fail;
+mod http;
+mod keyring;
+mod ledger;
+mod oidc;
+mod server;
+mod store;
+mod x509;
+
+pub use endpoints::{Endpoint, Endpoints, FILE as ENDPOINTS_FILE, LedgerEndpoint, OidcEndpoint};
+pub use fail::{Failure, Mode, Service};
+pub use oidc::{ADMIN_CLIENT, ForgedSignature, SIGN_IN_GRANT, SignIn};
+
+use anyhow::{Context, Result, anyhow, bail};
+use fail::Failures;
+use keyring::{Keyring, KidStyle};
+use ledger::Ledger;
+use oidc::Oidc;
+use server::Servers;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// What every start says.
+pub const WARNING: &str = "This is Keyfold's dev cloud. It protects nothing: its keys lie in a directory, \
+    anyone may sign in as anyone. Never put real passkeys behind it.";
+
+/// How to run a dev cloud.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where all state is. One dev cloud per directory.
+    pub dir: PathBuf,
+    /// Loopback ports; 0 is the port of the last run in this directory, or any free one.
+    pub ports: Ports,
+    /// Registered OpenID clients; the first is the default of [`SignIn`].
+    pub clients: Vec<String>,
+    /// How long ID tokens live.
+    pub id_token_lifetime: Duration,
+    /// How long a transaction waits for the signature its receipt needs.
+    pub receipt_latency: Duration,
+    /// `iss` of the ledger's receipts.
+    pub ledger_issuer: String,
+}
+
+/// One loopback port per service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ports {
+    /// OpenID issuer.
+    pub oidc: u16,
+    /// Ledger.
+    pub ledger: u16,
+    /// Failure switches.
+    pub control: u16,
+}
+
+impl Config {
+    /// The defaults, with everything in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            ports: Ports::default(),
+            clients: vec!["keyfold".to_owned()],
+            id_token_lifetime: Duration::from_secs(3600),
+            receipt_latency: Duration::from_millis(2),
+            ledger_issuer: "keyfold-dev-ledger".to_owned(),
+        }
+    }
+}
+
+/// A running dev cloud. Dropping it stops serving at once; [`DevCloud::stop`] does it in order.
+pub struct DevCloud {
+    inner: Arc<Inner>,
+    servers: Servers,
+    /// Held as long as the directory is ours.
+    _lock: File,
+}
+
+/// What the services and the control API share.
+pub(crate) struct Inner {
+    dir: PathBuf,
+    failures: Arc<Failures>,
+    oidc: Arc<Oidc>,
+    ledger: Arc<Ledger>,
+    endpoints: RwLock<Endpoints>,
+}
+
+impl DevCloud {
+    /// Opens the directory, starts every service, writes `<dir>/endpoints.json`.
+    ///
+    /// # Errors
+    /// The directory is in use, a port is taken, or something in the directory is damaged.
+    pub async fn start(config: Config) -> Result<Self> {
+        store::directory(&config.dir)?;
+        let lock = lock(&config.dir)?;
+        let listeners = Listeners::bind(&config).await?;
+        let inner = {
+            let (config, ports) = (config.clone(), listeners.ports()?);
+            // Keys take a moment to make, and the ledger reads its file.
+            let inner = tokio::task::spawn_blocking(move || Inner::open(&config, ports)).await??;
+            Arc::new(inner)
+        };
+        let mut servers = Servers::new();
+        listeners.serve(&mut servers, &inner, config.receipt_latency);
+        inner.write_endpoints()?;
+        tracing::warn!("{WARNING}");
+        Ok(Self { inner, servers, _lock: lock })
+    }
+
+    /// Where everything is.
+    pub fn endpoints(&self) -> Endpoints {
+        self.inner.endpoints()
+    }
+
+    /// The ID token of a sign-in.
+    ///
+    /// # Errors
+    /// The name is empty or the client is not registered.
+    pub fn sign_in(&self, request: &SignIn) -> Result<String> {
+        self.inner.oidc.sign_in(request).map_err(|error| anyhow!(error.1))
+    }
+
+    /// Turns a failure switch on; [`Mode::Identity`] happens before this returns.
+    ///
+    /// # Errors
+    /// The service has no such mode.
+    pub async fn fail(&self, failure: Failure) -> Result<()> {
+        server::fits(&failure).map_err(anyhow::Error::msg)?;
+        self.inner.fail(failure).await
+    }
+
+    /// Turns every failure switch off.
+    pub fn heal(&self) {
+        self.inner.failures.clear();
+    }
+
+    /// A new signing key for a service that signs tokens; earlier ones stay published. Gives its key id.
+    ///
+    /// # Errors
+    /// The service signs no tokens, or the key cannot be stored.
+    pub fn rotate(&self, service: Service) -> Result<String> {
+        self.inner.rotate(service)
+    }
+
+    /// Ends running requests, closes the ledger, frees ports and directory.
+    pub async fn stop(mut self) {
+        self.servers.stop().await;
+        let ledger = self.inner.ledger.clone();
+        let _ = tokio::task::spawn_blocking(move || ledger.close()).await;
+    }
+}
+
+impl Inner {
+    fn open(config: &Config, ports: Ports) -> Result<Self> {
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let issuer = url(ports.oidc);
+        let keys = Keyring::open(&config.dir.join("oidc"), &issuer, KidStyle::UrlSafe)?;
+        let oidc = Oidc::new(issuer, keys, config.clients.clone(), config.id_token_lifetime);
+        let ledger = Ledger::open(
+            &config.dir.join("ledger"),
+            &config.ledger_issuer,
+            config.receipt_latency,
+        )?;
+        let endpoints = Endpoints {
+            warning: WARNING.to_owned(),
+            pid: std::process::id(),
+            oidc: OidcEndpoint { issuer: url(ports.oidc), clients: config.clients.clone() },
+            ledger: LedgerEndpoint {
+                url: url(ports.ledger),
+                issuer: config.ledger_issuer.clone(),
+                subject: ledger::SUBJECT.to_owned(),
+                service_key_pem: String::new(),
+                service_key_hex: String::new(),
+            },
+            control: Endpoint { url: url(ports.control) },
+        };
+        Ok(Self {
+            dir: config.dir.clone(),
+            failures: Arc::default(),
+            oidc: Arc::new(oidc),
+            ledger,
+            endpoints: RwLock::new(endpoints),
+        })
+    }
+
+    pub(crate) fn endpoints(&self) -> Endpoints {
+        self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) async fn fail(&self, failure: Failure) -> Result<()> {
+        if failure.mode == Mode::Identity {
+            self.ledger.new_identity().await.map_err(|_| anyhow!("the ledger is closed"))?;
+            return self.write_endpoints();
+        }
+        self.failures.add(failure);
+        Ok(())
+    }
+
+    pub(crate) fn rotate(&self, service: Service) -> Result<String> {
+        let key = match service {
+            Service::Oidc => self.oidc.keys.rotate()?,
+            _ => bail!("only oidc and maa sign tokens"),
+        };
+        Ok(key.kid.clone())
+    }
+
+    /// The file says what is true now.
+    fn write_endpoints(&self) -> Result<()> {
+        let key = self.ledger.identity().key;
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        endpoints.ledger.service_key_pem = x509::spki_pem(&key.spki())?;
+        endpoints.ledger.service_key_hex = hex::encode(key.point());
+        let text = serde_json::to_string_pretty(&*endpoints)?;
+        store::write(&self.dir.join(endpoints::FILE), format!("{text}\n").as_bytes())
+    }
+}
+
+struct Listeners {
+    oidc: TcpListener,
+    ledger: TcpListener,
+    control: TcpListener,
+}
+
+impl Listeners {
+    /// The ports asked for, else the last run's, else any; remembered, since URLs stand in tokens and policies.
+    async fn bind(config: &Config) -> Result<Self> {
+        let path = config.dir.join("ports.json");
+        let last: Ports = match store::read(&path)? {
+            Some(text) => serde_json::from_slice(&text)
+                .with_context(|| format!("{} does not fit: remove it", path.display()))?,
+            None => Ports::default(),
+        };
+        let choose = |wanted: u16, last: u16| if wanted == 0 { last } else { wanted };
+        let wanted = &config.ports;
+        let listeners = Self {
+            oidc: server::bind(choose(wanted.oidc, last.oidc), "oidc").await?,
+            ledger: server::bind(choose(wanted.ledger, last.ledger), "ledger").await?,
+            control: server::bind(choose(wanted.control, last.control), "control").await?,
+        };
+        store::write(&path, &serde_json::to_vec_pretty(&listeners.ports()?)?)?;
+        Ok(listeners)
+    }
+
+    fn ports(&self) -> Result<Ports> {
+        let port = |listener: &TcpListener| anyhow::Ok(listener.local_addr()?.port());
+        Ok(Ports {
+            oidc: port(&self.oidc)?,
+            ledger: port(&self.ledger)?,
+            control: port(&self.control)?,
+        })
+    }
+
+    fn serve(self, servers: &mut Servers, inner: &Arc<Inner>, latency: Duration) {
+        let failures = &inner.failures;
+        let switches = |service| Some((service, failures.clone()));
+        let app = ledger::App { ledger: inner.ledger.clone(), failures: failures.clone(), latency };
+        servers.serve(self.oidc, oidc::router(inner.oidc.clone()), switches(Service::Oidc));
+        servers.serve(self.ledger, ledger::router(app), switches(Service::Ledger));
+        servers.serve(self.control, control::router(inner.clone()), None);
+    }
+}
+
+/// One process per directory; the lock dies with it.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    file.try_lock().map_err(|_| {
+        anyhow!("another dev cloud runs in {}: stop it, or use another directory", dir.display())
+    })?;
+    Ok(file)
+}

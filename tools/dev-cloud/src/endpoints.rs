@@ -1,0 +1,68 @@
+//! Where everything is: what `<dir>/endpoints.json` says.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The file's name in the dev directory.
+pub const FILE: &str = "endpoints.json";
+
+/// Addresses and public keys of a running dev cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// Says that nothing here protects anything.
+    pub warning: String,
+    /// The process that serves.
+    pub pid: u32,
+    /// The OpenID issuer.
+    pub oidc: OidcEndpoint,
+    /// The ledger.
+    pub ledger: LedgerEndpoint,
+    /// The failure switches.
+    pub control: Endpoint,
+}
+
+/// A service that is one address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Base URL, no trailing slash.
+    pub url: String,
+}
+
+/// The OpenID issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OidcEndpoint {
+    /// `iss`; discovery is at `{issuer}/.well-known/openid-configuration`.
+    pub issuer: String,
+    /// Registered clients, each an acceptable `aud`.
+    pub clients: Vec<String>,
+}
+
+/// The ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEndpoint {
+    /// Base URL, no trailing slash; the application is under /app.
+    pub url: String,
+    /// `iss` of receipts.
+    pub issuer: String,
+    /// `sub` of receipts.
+    pub subject: String,
+    /// The service key, SPKI PEM.
+    pub service_key_pem: String,
+    /// The service key, uncompressed point, 97 bytes in hex.
+    pub service_key_hex: String,
+}
+
+impl Endpoints {
+    /// Reads `<dir>/endpoints.json`.
+    ///
+    /// # Errors
+    /// The file is not there: the dev cloud never ran in this directory.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path: PathBuf = dir.join(FILE);
+        let text = std::fs::read(&path).with_context(|| {
+            format!("read {}: start the dev cloud with --dir {}", path.display(), dir.display())
+        })?;
+        serde_json::from_slice(&text).with_context(|| format!("{} does not fit", path.display()))
+    }
+}

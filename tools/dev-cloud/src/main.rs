@@ -1,0 +1,110 @@
+//! `keyfold-dev-cloud`: runs the dev cloud until ctrl-c or SIGTERM.
+
+use anyhow::Result;
+use clap::Parser;
+use keyfold_dev_cloud::{Config, DevCloud, Ports, WARNING};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Plays the outside world for Keyfold on this machine's loopback: an OpenID issuer, instance metadata, the
+/// attestation service, a Managed HSM, a CCF ledger and a simulated SEV-SNP chip.
+///
+/// It protects nothing: its keys lie in a directory and anyone may sign in as anyone.
+#[derive(Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Arguments {
+    /// Directory of all state. Keys, ledger and ports survive a restart; remove it to start anew.
+    #[arg(long, default_value = ".keyfold/dev-cloud", env = "KEYFOLD_DEV_CLOUD_DIR")]
+    dir: PathBuf,
+    /// Port of the OpenID issuer [default: the last run's, else any free one; so for every port]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    oidc_port: u16,
+    /// Port of the ledger
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    ledger_port: u16,
+    /// Port of the failure switches
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    control_port: u16,
+    /// An OpenID client to register; may be repeated.
+    #[arg(long = "client", default_value = "keyfold")]
+    clients: Vec<String>,
+    /// How long a ledger transaction waits for its receipt, in milliseconds.
+    #[arg(long, default_value_t = 2)]
+    receipt_latency_ms: u64,
+    /// Print the endpoints as one line of JSON when ready, instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+const AFTER_HELP: &str = r#"When ready it writes <dir>/endpoints.json, whose URLs and keys a host and its tests read.
+
+Sign in from a shell (prints an ID token in "id_token"):
+  curl -d grant_type=urn:keyfold:dev:sign-in -d username=alice $OIDC/token
+Sign in from a browser: open $OIDC/authorize with code, PKCE S256 and a loopback redirect_uri.
+
+Make something fail, see what is failing, mend it:
+  curl $CONTROL/dev/fail -d '{"service":"ledger","mode":"drop_reply","times":1}'
+  curl $CONTROL/dev/fail
+  curl -X DELETE $CONTROL/dev/fail
+Services: oidc imds maa hsm ledger.
+Modes: a status (400 to 599), slow (with "delay_ms"), hang, down, drop_reply; and for the ledger
+withhold_receipt and identity (a new service key). "times" absent: until mended. "path": only where it begins so.
+
+New signing key:  curl $CONTROL/dev/rotate -d '{"service":"oidc"}'
+"#;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .init();
+    // Before readiness is told: who stops us right then is heard.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let json = arguments.json;
+    let cloud = DevCloud::start(arguments.config()).await?;
+    if json {
+        println!("{}", serde_json::to_string(&cloud.endpoints())?);
+    } else {
+        print_table(&cloud);
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    cloud.stop().await;
+    Ok(())
+}
+
+impl Arguments {
+    fn config(self) -> Config {
+        Config {
+            ports: Ports {
+                oidc: self.oidc_port,
+                ledger: self.ledger_port,
+                control: self.control_port,
+            },
+            clients: self.clients,
+            receipt_latency: Duration::from_millis(self.receipt_latency_ms),
+            ..Config::new(self.dir)
+        }
+    }
+}
+
+fn print_table(cloud: &DevCloud) {
+    let endpoints = cloud.endpoints();
+    println!("{WARNING}\n");
+    for (name, url) in [
+        ("OpenID issuer", &endpoints.oidc.issuer),
+        ("ledger", &endpoints.ledger.url),
+        ("failure switches", &endpoints.control.url),
+    ] {
+        println!("{name:<20} {url}");
+    }
+    println!("\nReady. Stop with ctrl-c.");
+}

@@ -1,0 +1,72 @@
+//! What the dev cloud's tests share: a cloud in a fresh directory, and an HTTP client that knows no proxy.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use keyfold_dev_cloud::{Config, DevCloud};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// An empty directory of this test's own, under the target directory.
+pub fn fresh_dir(name: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dev-cloud").join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+pub async fn start(name: &str) -> DevCloud {
+    DevCloud::start(Config::new(fresh_dir(name))).await.unwrap()
+}
+
+pub fn client() -> Client {
+    Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
+/// The body of an answer that must have this status.
+pub async fn json(response: Response, status: u16) -> Value {
+    let got = response.status();
+    let text = response.text().await.unwrap();
+    assert_eq!(got, StatusCode::from_u16(status).unwrap(), "{text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+pub async fn get(url: String) -> Response {
+    client().get(url).send().await.unwrap()
+}
+
+pub async fn post(url: String, body: &Value) -> Response {
+    client().post(url).json(body).send().await.unwrap()
+}
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().try_into().unwrap()
+}
+
+/// The ledger claim's digest, from its documented 121 bytes.
+pub fn claims(kind: u8, tag: &[u8], version: u64, digest: &[u8], nonce: &[u8]) -> [u8; 32] {
+    let version = version.to_be_bytes();
+    let claim = [b"keyfold-ledger/1", &[kind][..], tag, &version, digest, nonce].concat();
+    assert_eq!(claim.len(), 121);
+    sha256(&claim)
+}
+
+/// Asks until the receipt is there.
+pub async fn receipt(http: &Client, url: &str, transaction: &str) -> Vec<u8> {
+    for _ in 0..2000 {
+        let answer = http
+            .get(format!("{url}/app/receipt?transaction_id={transaction}"))
+            .send()
+            .await
+            .unwrap();
+        match answer.status().as_u16() {
+            200 => {
+                assert_eq!(answer.headers()["content-type"], "application/cose");
+                return answer.bytes().await.unwrap().to_vec();
+            }
+            202 => assert!(answer.headers().contains_key("retry-after")),
+            other => panic!("{other}: {}", answer.text().await.unwrap()),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    panic!("no receipt for {transaction}");
+}
