@@ -540,9 +540,9 @@ impl Class {
             Self::Enroll | Self::Guard | Self::GuardFresh => 256,
             Self::Put(_) => 768,
             Self::Assert(_) => 384,
-            Self::Sync(_) => 256 + items * 704,
+            Self::Sync(_) => items.saturating_mul(576).saturating_add(256),
             Self::Status => 2048,
-            Self::Audit(_) => 256 + items * 64,
+            Self::Audit(_) => items.saturating_mul(64).saturating_add(256),
         }
     }
 }

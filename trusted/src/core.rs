@@ -28,6 +28,7 @@ pub struct Core<P> {
 }
 
 /// Where in its life a core is. Each phase holds what it needs and nothing else.
+#[expect(clippy::large_enum_variant, reason = "one per core; the core has no heap to box on")]
 enum Phase {
     /// Nothing is known yet.
     Booted,

@@ -16,6 +16,17 @@
 //! asking), `guard` and `receipt` (what the ledger protects), `vault`, `passkey`, `sync`.
 #![no_std]
 #![forbid(unsafe_code)]
+// The core neither panics nor loses bits.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
 
 mod authenticator;
 mod boot;
