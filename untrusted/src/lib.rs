@@ -1,1 +1,5 @@
-//! untrusted
+//! The untrusted host shell of Keyfold.
+
+pub mod clock;
+pub mod retry;
+pub mod storage;
