@@ -1,1 +1,11 @@
-//! tests
+//! What the tests stand on: the real core in this process, and around it a world that a test can
+//! bend: a ledger that signs real receipts, a host that keeps every version of everything it was
+//! ever given, and devices with real keys.
+//!
+//! The world's host is honest unless a test says otherwise; [`world::Attach`] is where it says so.
+
+pub mod crypto;
+pub mod device;
+pub mod enclave;
+pub mod ledger;
+pub mod world;

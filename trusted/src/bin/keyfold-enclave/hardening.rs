@@ -10,10 +10,7 @@ pub(crate) fn apply() {
     let measures = [
         ("core dumps stay possible", setrlimit(Resource::RLIMIT_CORE, 0, 0)),
         ("other processes may trace this one", set_dumpable(false)),
-        (
-            "memory may be swapped out",
-            mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE),
-        ),
+        ("memory may be swapped out", lock_memory()),
     ];
     for (consequence, result) in measures {
         if let Err(error) = result {
