@@ -45,3 +45,4 @@ mod vault;
 
 pub use crate::core::Core;
 pub use crate::platform::{Platform, PlatformError, RELEASE_MODULUS, RootKey};
+pub use crate::receipt::verify_receipt;

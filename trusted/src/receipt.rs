@@ -58,8 +58,18 @@ fn verify(
     verify_claims(&config.ledger_key, &config.ledger_issuer, &claim, receipt)
 }
 
-/// That `receipt` is the service's, and about the claims with this digest.
-pub(crate) fn verify_claims(
+/// Whether `receipt` is a CCF receipt by the service key `key` and `issuer` for the claims whose
+/// SHA-256 is `claims`. What the core checks, for tools that audit a ledger.
+pub fn verify_receipt(
+    key: &P384PublicKey,
+    issuer: &str,
+    claims: &[u8; 32],
+    receipt: &[u8],
+) -> bool {
+    verify_claims(key, issuer, claims, receipt).is_ok()
+}
+
+fn verify_claims(
     key: &P384PublicKey,
     issuer: &str,
     claims: &[u8; 32],
