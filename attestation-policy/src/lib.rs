@@ -28,7 +28,15 @@
 
 pub mod chain;
 pub mod claims;
+pub mod deployment;
+mod envelope;
+pub mod evidence;
 pub mod field;
 pub mod report;
+pub mod signing;
+pub mod statement;
 pub mod tcb;
+#[cfg(test)]
+mod test_chip;
+pub mod trust_root;
 pub mod values;
