@@ -16,8 +16,16 @@ pub struct Endpoints {
     pub pid: u32,
     /// The OpenID issuer.
     pub oidc: OidcEndpoint,
+    /// The instance metadata service.
+    pub imds: ImdsEndpoint,
+    /// The attestation service.
+    pub maa: Endpoint,
+    /// The Managed HSM.
+    pub hsm: HsmEndpoint,
     /// The ledger.
     pub ledger: LedgerEndpoint,
+    /// The simulated chip.
+    pub chip: ChipFiles,
     /// The failure switches.
     pub control: Endpoint,
 }
@@ -36,6 +44,39 @@ pub struct OidcEndpoint {
     pub issuer: String,
     /// Registered clients, each an acceptable `aud`.
     pub clients: Vec<String>,
+}
+
+/// The instance metadata service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImdsEndpoint {
+    /// What stands for http://169.254.169.254.
+    pub url: String,
+    /// Client id of the managed identity, which may be named in token requests.
+    pub client_id: String,
+}
+
+/// The Managed HSM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HsmEndpoint {
+    /// Base URL, no trailing slash.
+    pub url: String,
+    /// The name its certificate is for, with `*.` before it.
+    pub host_name: String,
+    /// PEM file of the root its releases chain to.
+    pub root_certificate: PathBuf,
+    /// `resource` of access tokens for it.
+    pub resource: String,
+    /// Client id that gets an administrator's token by the client_credentials grant.
+    pub admin_client_id: String,
+}
+
+/// The simulated chip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChipFiles {
+    /// Where ark.pem, ask.pem, vcek.pem and vcek.key.pk8 are: the enclave's KEYFOLD_SIMULATED_CHIP.
+    pub dir: PathBuf,
+    /// SHA-256 of the ARK's DER, in hex: what development verifiers pin.
+    pub ark_sha256: String,
 }
 
 /// The ledger.

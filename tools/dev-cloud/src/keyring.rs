@@ -1,5 +1,6 @@
 //! RSA signing keys with a certificate each, kept on disk, the newest signing: the issuer's and MAA's.
 
+use crate::digest::sha256;
 use crate::{store, x509};
 use anyhow::{Context, Result};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
@@ -153,5 +154,5 @@ fn kid(certificate: &[u8], style: KidStyle) -> String {
         KidStyle::UrlSafe => &URL_SAFE_NO_PAD,
         KidStyle::Standard => &STANDARD,
     };
-    engine.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate))
+    engine.encode(sha256(certificate))
 }

@@ -17,26 +17,40 @@
 //! # Ok(()) }
 //! ```
 
+mod chip;
 mod clock;
 mod control;
+mod digest;
 mod endpoints;
 mod fail;
+mod hsm;
 mod http;
+mod imds;
 mod keyring;
 mod ledger;
+mod maa;
 mod oidc;
 mod server;
+mod snp;
 mod store;
+mod strict_json;
 mod x509;
 
-pub use endpoints::{Endpoint, Endpoints, FILE as ENDPOINTS_FILE, LedgerEndpoint, OidcEndpoint};
+pub use endpoints::{
+    ChipFiles, Endpoint, Endpoints, FILE as ENDPOINTS_FILE, HsmEndpoint, ImdsEndpoint,
+    LedgerEndpoint, OidcEndpoint,
+};
 pub use fail::{Failure, Mode, Service};
 pub use oidc::{ADMIN_CLIENT, ForgedSignature, SIGN_IN_GRANT, SignIn};
 
 use anyhow::{Context, Result, anyhow, bail};
+use chip::Chip;
 use fail::Failures;
+use hsm::Hsm;
+use imds::Imds;
 use keyring::{Keyring, KidStyle};
 use ledger::Ledger;
+use maa::Maa;
 use oidc::Oidc;
 use server::Servers;
 use std::fs::File;
@@ -48,6 +62,9 @@ use tokio::net::TcpListener;
 /// What every start says.
 pub const WARNING: &str = "This is Keyfold's dev cloud. It protects nothing: its keys lie in a directory, \
     anyone may sign in as anyone. Never put real passkeys behind it.";
+
+/// The name the HSM's certificate is for.
+const HSM_HOST_NAME: &str = "keyfold-dev.managedhsm.azure.net";
 
 /// How to run a dev cloud.
 #[derive(Debug, Clone)]
@@ -72,6 +89,12 @@ pub struct Config {
 pub struct Ports {
     /// OpenID issuer.
     pub oidc: u16,
+    /// Instance metadata service.
+    pub imds: u16,
+    /// Attestation service.
+    pub maa: u16,
+    /// Managed HSM.
+    pub hsm: u16,
     /// Ledger.
     pub ledger: u16,
     /// Failure switches.
@@ -105,6 +128,9 @@ pub(crate) struct Inner {
     dir: PathBuf,
     failures: Arc<Failures>,
     oidc: Arc<Oidc>,
+    imds: Imds,
+    maa: Arc<Maa>,
+    hsm: Arc<Hsm>,
     ledger: Arc<Ledger>,
     endpoints: RwLock<Endpoints>,
 }
@@ -177,18 +203,33 @@ impl DevCloud {
 impl Inner {
     fn open(config: &Config, ports: Ports) -> Result<Self> {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let dir = std::path::absolute(&config.dir)?;
+        let chip = Arc::new(Chip::open(&dir.join("chip"))?);
         let issuer = url(ports.oidc);
-        let keys = Keyring::open(&config.dir.join("oidc"), &issuer, KidStyle::UrlSafe)?;
-        let oidc = Oidc::new(issuer, keys, config.clients.clone(), config.id_token_lifetime);
-        let ledger = Ledger::open(
-            &config.dir.join("ledger"),
-            &config.ledger_issuer,
-            config.receipt_latency,
-        )?;
+        let keys = Keyring::open(&dir.join("oidc"), &issuer, KidStyle::UrlSafe)?;
+        let clients = config.clients.clone();
+        let oidc = Arc::new(Oidc::new(issuer, keys, clients, config.id_token_lifetime));
+        let maa = Maa {
+            url: url(ports.maa),
+            keys: Keyring::open(&dir.join("maa"), &url(ports.maa), KidStyle::Standard)?,
+            roots: vec![chip.root],
+        };
+        let hsm = Hsm::open(&dir.join("hsm"), url(ports.hsm), HSM_HOST_NAME, oidc.clone())?;
+        let ledger =
+            Ledger::open(&dir.join("ledger"), &config.ledger_issuer, config.receipt_latency)?;
         let endpoints = Endpoints {
             warning: WARNING.to_owned(),
             pid: std::process::id(),
             oidc: OidcEndpoint { issuer: url(ports.oidc), clients: config.clients.clone() },
+            imds: ImdsEndpoint { url: url(ports.imds), client_id: imds::CLIENT_ID.to_owned() },
+            maa: Endpoint { url: url(ports.maa) },
+            hsm: HsmEndpoint {
+                url: url(ports.hsm),
+                host_name: HSM_HOST_NAME.to_owned(),
+                root_certificate: hsm::root_path(&dir.join("hsm")),
+                resource: oidc::HSM_RESOURCE.to_owned(),
+                admin_client_id: ADMIN_CLIENT.to_owned(),
+            },
             ledger: LedgerEndpoint {
                 url: url(ports.ledger),
                 issuer: config.ledger_issuer.clone(),
@@ -196,12 +237,16 @@ impl Inner {
                 service_key_pem: String::new(),
                 service_key_hex: String::new(),
             },
+            chip: ChipFiles { dir: dir.join("chip"), ark_sha256: hex::encode(chip.root) },
             control: Endpoint { url: url(ports.control) },
         };
         Ok(Self {
-            dir: config.dir.clone(),
+            dir,
             failures: Arc::default(),
-            oidc: Arc::new(oidc),
+            imds: Imds { oidc: oidc.clone(), chip },
+            oidc,
+            maa: Arc::new(maa),
+            hsm: Arc::new(hsm),
             ledger,
             endpoints: RwLock::new(endpoints),
         })
@@ -223,6 +268,7 @@ impl Inner {
     pub(crate) fn rotate(&self, service: Service) -> Result<String> {
         let key = match service {
             Service::Oidc => self.oidc.keys.rotate()?,
+            Service::Maa => self.maa.keys.rotate()?,
             _ => bail!("only oidc and maa sign tokens"),
         };
         Ok(key.kid.clone())
@@ -241,6 +287,9 @@ impl Inner {
 
 struct Listeners {
     oidc: TcpListener,
+    imds: TcpListener,
+    maa: TcpListener,
+    hsm: TcpListener,
     ledger: TcpListener,
     control: TcpListener,
 }
@@ -258,6 +307,9 @@ impl Listeners {
         let wanted = &config.ports;
         let listeners = Self {
             oidc: server::bind(choose(wanted.oidc, last.oidc), "oidc").await?,
+            imds: server::bind(choose(wanted.imds, last.imds), "imds").await?,
+            maa: server::bind(choose(wanted.maa, last.maa), "maa").await?,
+            hsm: server::bind(choose(wanted.hsm, last.hsm), "hsm").await?,
             ledger: server::bind(choose(wanted.ledger, last.ledger), "ledger").await?,
             control: server::bind(choose(wanted.control, last.control), "control").await?,
         };
@@ -269,6 +321,9 @@ impl Listeners {
         let port = |listener: &TcpListener| anyhow::Ok(listener.local_addr()?.port());
         Ok(Ports {
             oidc: port(&self.oidc)?,
+            imds: port(&self.imds)?,
+            maa: port(&self.maa)?,
+            hsm: port(&self.hsm)?,
             ledger: port(&self.ledger)?,
             control: port(&self.control)?,
         })
@@ -279,6 +334,9 @@ impl Listeners {
         let switches = |service| Some((service, failures.clone()));
         let app = ledger::App { ledger: inner.ledger.clone(), failures: failures.clone(), latency };
         servers.serve(self.oidc, oidc::router(inner.oidc.clone()), switches(Service::Oidc));
+        servers.serve(self.imds, imds::router(inner.imds.clone()), switches(Service::Imds));
+        servers.serve(self.maa, maa::router(inner.maa.clone()), switches(Service::Maa));
+        servers.serve(self.hsm, hsm::router(inner.hsm.clone()), switches(Service::Hsm));
         servers.serve(self.ledger, ledger::router(app), switches(Service::Ledger));
         servers.serve(self.control, control::router(inner.clone()), None);
     }

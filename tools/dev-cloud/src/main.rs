@@ -21,6 +21,15 @@ struct Arguments {
     /// Port of the OpenID issuer [default: the last run's, else any free one; so for every port]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     oidc_port: u16,
+    /// Port of the instance metadata service
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    imds_port: u16,
+    /// Port of the attestation service
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    maa_port: u16,
+    /// Port of the Managed HSM
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    hsm_port: u16,
     /// Port of the ledger
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     ledger_port: u16,
@@ -86,6 +95,9 @@ impl Arguments {
         Config {
             ports: Ports {
                 oidc: self.oidc_port,
+                imds: self.imds_port,
+                maa: self.maa_port,
+                hsm: self.hsm_port,
                 ledger: self.ledger_port,
                 control: self.control_port,
             },
@@ -101,10 +113,14 @@ fn print_table(cloud: &DevCloud) {
     println!("{WARNING}\n");
     for (name, url) in [
         ("OpenID issuer", &endpoints.oidc.issuer),
+        ("instance metadata", &endpoints.imds.url),
+        ("attestation", &endpoints.maa.url),
+        ("Managed HSM", &endpoints.hsm.url),
         ("ledger", &endpoints.ledger.url),
         ("failure switches", &endpoints.control.url),
     ] {
         println!("{name:<20} {url}");
     }
+    println!("{:<20} {}", "simulated chip", endpoints.chip.dir.display());
     println!("\nReady. Stop with ctrl-c.");
 }

@@ -154,6 +154,17 @@ pub(crate) fn rsa_spki(key: &rsa::KeyPair) -> Result<Vec<u8>> {
     Ok(key.public_key().as_der()?.as_ref().to_vec())
 }
 
+/// DER prefix of a P-384 SubjectPublicKeyInfo; the 97-byte uncompressed point follows.
+const SPKI_P384_PREFIX: [u8; 23] = [
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+    0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
+];
+
+/// DER SubjectPublicKeyInfo of a P-384 key pair.
+pub(crate) fn p384_spki(key: &EcdsaKeyPair) -> Vec<u8> {
+    [&SPKI_P384_PREFIX, key.public_key().as_ref()].concat()
+}
+
 /// An extension with `value` as its DER.
 pub(crate) fn extension(oid: ObjectIdentifier, critical: bool, value: &[u8]) -> Result<Extension> {
     Ok(Extension { extn_id: oid, critical, extn_value: OctetString::new(value)? })

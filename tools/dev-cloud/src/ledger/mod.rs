@@ -11,6 +11,7 @@ mod tree;
 pub(crate) use receipt::ServiceKey;
 pub(crate) use service::{Ledger, SUBJECT};
 
+use crate::digest::sha256;
 use crate::fail::{Failures, Mode, Service};
 use crate::http::{ApiError, parse};
 use crate::x509::{Certificate, Issuer, YEAR};
@@ -184,7 +185,7 @@ async fn network(State(app): State<App>) -> Json<Value> {
         "service_certificate": identity.certificate_pem,
         "current_view": view,
         "current_service_create_txid": opened.to_string(),
-        "primary_id": hex::encode(tree::sha256(&identity.key.spki())),
+        "primary_id": hex::encode(sha256(&identity.key.spki())),
         "recovery_count": recoveries,
     }))
 }

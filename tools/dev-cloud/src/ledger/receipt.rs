@@ -3,7 +3,8 @@
 //! A receipt is a COSE_Sign1 whose detached payload is a Merkle root, whose protected header names the
 //! service key and the signature transaction, and whose unprotected header carries the inclusion proof.
 
-use super::tree::{Digest, Sibling, sha256};
+use super::tree::{Digest, Sibling};
+use crate::digest::sha256;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
@@ -23,12 +24,6 @@ mod label {
     /// CCF's ledger as the verifiable data structure.
     pub(super) const VDS_CCF: i64 = 2;
 }
-
-/// DER prefix of a P-384 SubjectPublicKeyInfo; the 97-byte uncompressed point follows.
-const SPKI_P384_PREFIX: [u8; 23] = [
-    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
-    0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
-];
 
 /// The key that signs a ledger's roots: the service identity.
 pub(crate) struct ServiceKey {
@@ -63,7 +58,7 @@ impl ServiceKey {
 
     /// DER SubjectPublicKeyInfo.
     pub(crate) fn spki(&self) -> Vec<u8> {
-        [&SPKI_P384_PREFIX, self.point()].concat()
+        crate::x509::p384_spki(&self.pair)
     }
 
     /// Signs the root over the transactions before `transaction`; gives the protected header and r || s.

@@ -6,7 +6,8 @@
 
 use super::journal::{APPEND, Body, Journal, READ, Record, TransactionId};
 use super::receipt::{self, Leaf, ProtectedHeader, ServiceKey, Signature};
-use super::tree::{Digest, Tree, sha256};
+use super::tree::{Digest, Tree};
+use crate::digest::sha256;
 use crate::{clock, store};
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::{hmac, rand};

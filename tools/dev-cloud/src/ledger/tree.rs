@@ -3,10 +3,10 @@
 //!
 //! Inner nodes of complete subtrees are kept, so a root or a path of any earlier size costs O(log² n).
 
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::digest::sha256;
 
 /// SHA-256.
-pub type Digest = [u8; 32];
+pub(crate) type Digest = [u8; 32];
 
 /// Which side of the path a sibling stands on, and its hash. Written leaf to root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,13 +84,6 @@ pub(crate) fn hash_pair(left: &Digest, right: &Digest) -> Digest {
     both[..32].copy_from_slice(left);
     both[32..].copy_from_slice(right);
     sha256(&both)
-}
-
-/// SHA-256 of `bytes`.
-pub(crate) fn sha256(bytes: &[u8]) -> Digest {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }
 
 /// The largest power of two below `length`, which is at least 2.

@@ -6,9 +6,9 @@
 mod page;
 
 use crate::clock;
+use crate::digest::sha256;
 use crate::keyring::{Keyring, SigningKey, signing_input};
 use anyhow::Result;
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Form, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -330,7 +330,7 @@ fn redeem(oidc: &Oidc, form: CodeForm) -> Result<Json<Value>, OauthError> {
     if !(43..=128).contains(&verifier.len()) {
         return Err(refused("code_verifier is 43 to 128 characters"));
     }
-    if URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier)) != code.challenge {
+    if URL_SAFE_NO_PAD.encode(sha256(verifier)) != code.challenge {
         return Err(refused("code_verifier does not match the code_challenge"));
     }
     let sign_in = SignIn {
@@ -371,7 +371,7 @@ fn client_credentials(oidc: &Oidc, form: ClientCredentialsForm) -> Result<Json<V
 /// Stable per name, and not the name.
 fn subject(username: &str) -> String {
     let text = format!("keyfold-dev-cloud subject\n{}", username.to_lowercase());
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+    URL_SAFE_NO_PAD.encode(sha256(text.as_bytes()))
 }
 
 /// 32 bytes nobody can guess.

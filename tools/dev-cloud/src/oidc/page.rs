@@ -70,7 +70,7 @@ pub(super) async fn show(
     State(oidc): State<Arc<Oidc>>,
     Query(request): Query<Authorize>,
 ) -> Response {
-    if let Err(refusal) = check(&oidc, &request) {
+    if let Some(refusal) = refusal(&oidc, &request) {
         return refusal;
     }
     if request.prompt.as_deref() == Some("none") {
@@ -84,7 +84,7 @@ pub(super) async fn submit(
     State(oidc): State<Arc<Oidc>>,
     Form(request): Form<Authorize>,
 ) -> Response {
-    if let Err(refusal) = check(&oidc, &request) {
+    if let Some(refusal) = refusal(&oidc, &request) {
         return refusal;
     }
     let username = request.username.as_deref().unwrap_or_default().trim();
@@ -103,30 +103,30 @@ pub(super) async fn submit(
 }
 
 /// A wrong client or redirect URI is told to the person; anything else goes back to the client.
-fn check(oidc: &Oidc, request: &Authorize) -> Result<(), Response> {
+fn refusal(oidc: &Oidc, request: &Authorize) -> Option<Response> {
     let told =
         |why: &str| (StatusCode::BAD_REQUEST, Html(page(&format!("<p>{why}</p>")))).into_response();
     if oidc.client(&request.client_id).is_err() {
-        return Err(told("This client is not registered here."));
+        return Some(told("This client is not registered here."));
     }
     if !loopback(&request.redirect_uri) {
-        return Err(told(
+        return Some(told(
             "redirect_uri must be http on 127.0.0.1, [::1] or localhost, without a fragment.",
         ));
     }
     let back = |error, why| redirect(request, &[("error", error), ("error_description", why)]);
     if request.response_type != "code" {
-        return Err(back("unsupported_response_type", "response_type is code"));
+        return Some(back("unsupported_response_type", "response_type is code"));
     }
     if !request.scope.split(' ').any(|scope| scope == "openid") {
-        return Err(back("invalid_scope", "scope contains openid"));
+        return Some(back("invalid_scope", "scope contains openid"));
     }
     let challenge = request.code_challenge.as_deref().unwrap_or_default();
     let decoded = URL_SAFE_NO_PAD.decode(challenge).is_ok_and(|hash| hash.len() == 32);
     if !decoded || request.code_challenge_method.as_deref() != Some("S256") {
-        return Err(back("invalid_request", "PKCE is required: code_challenge with method S256"));
+        return Some(back("invalid_request", "PKCE is required: code_challenge with method S256"));
     }
-    Ok(())
+    None
 }
 
 /// RFC 8252 section 7.3: any port of the loopback interface.

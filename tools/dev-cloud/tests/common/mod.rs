@@ -1,6 +1,9 @@
 //! What the dev cloud's tests share: a cloud in a fresh directory, and an HTTP client that knows no proxy.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod evidence;
+
+use base64::Engine;
 use keyfold_dev_cloud::{Config, DevCloud};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
@@ -69,4 +72,25 @@ pub async fn receipt(http: &Client, url: &str, transaction: &str) -> Vec<u8> {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
     panic!("no receipt for {transaction}");
+}
+
+/// The DER in a PEM block.
+pub fn pem_der(pem: &str) -> Vec<u8> {
+    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    base64::engine::general_purpose::STANDARD.decode(body).unwrap()
+}
+
+/// The JWKS key of this id, as a verifier reads it.
+pub fn jwk_key(jwks: &Value, kid: &Value) -> jsonwebtoken::DecodingKey {
+    let jwk = jwks["keys"].as_array().unwrap().iter().find(|jwk| jwk["kid"] == *kid).unwrap();
+    let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(jwk.clone()).unwrap();
+    jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap()
+}
+
+/// The public key of a certificate: RSAPublicKey, or a point.
+pub fn certificate_key(der: &[u8]) -> Vec<u8> {
+    use der::Decode;
+    let certificate = x509_cert::Certificate::from_der(der).unwrap();
+    let spki = certificate.tbs_certificate().subject_public_key_info();
+    spki.subject_public_key.raw_bytes().to_vec()
 }
