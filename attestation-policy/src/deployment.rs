@@ -105,6 +105,3 @@ impl Deployment {
         summary::render(self)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -62,7 +62,7 @@ pub enum TrustRootError {
 }
 
 /// One key is enough only where nothing is protected.
-pub(crate) const MINIMUM_THRESHOLD: usize = if cfg!(feature = "development") { 1 } else { 2 };
+const MINIMUM_THRESHOLD: usize = if cfg!(feature = "development") { 1 } else { 2 };
 
 const MAX_KEYS: usize = 16;
 

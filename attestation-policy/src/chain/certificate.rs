@@ -109,20 +109,22 @@ impl Certificate {
             })
     }
 
-    /// basicConstraints CA and keyUsage keyCertSign.
+    /// basicConstraints CA, and keyCertSign if there is a keyUsage (RFC 5280 section 6.1.4).
     pub(super) fn check_is_authority(&self) -> Result<(), EvidenceError> {
         self.check_critical_extensions()?;
         let constraints = self.fields.get_extension::<BasicConstraints>();
         let is_authority = matches!(constraints, Ok(Some((_, constraints))) if constraints.ca);
-        let usage = self.fields.get_extension::<KeyUsage>();
-        let may_sign = matches!(usage, Ok(Some((_, KeyUsage(usage))))
-            if usage.contains(KeyUsages::KeyCertSign));
+        let may_sign = match self.fields.get_extension::<KeyUsage>() {
+            Ok(None) => true,
+            Ok(Some((_, KeyUsage(usage)))) => usage.contains(KeyUsages::KeyCertSign),
+            Err(_) => false,
+        };
         if is_authority && may_sign {
             return Ok(());
         }
         Err(self.refuse(
             CertificatePart::Extensions,
-            "basicConstraints CA and keyUsage keyCertSign",
+            "basicConstraints CA, and keyCertSign in keyUsage",
             format!("CA {is_authority}, keyCertSign {may_sign}"),
         ))
     }

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use crate::statement::{SnpDirect, Statement, Workload};
-use crate::trust_root::MINIMUM_THRESHOLD;
 use crate::values::{Sha256, Timestamp};
 
 use super::Deployment;
@@ -97,7 +96,7 @@ fn write_checklist(page: &mut String, deployment: &Deployment) -> std::fmt::Resu
         "the root key in Managed HSM carries exactly this release policy, marked immutable;"
             .to_owned(),
         "the attestation authority carries exactly this attestation policy;".to_owned(),
-        format!("at least {MINIMUM_THRESHOLD} holders sign, each on a machine of their own;"),
+        "at least two holders sign, each on a machine of their own;".to_owned(),
         format!(
             "no statement of {} with serial {} was signed before.",
             deployment.statement().name(),

@@ -197,7 +197,10 @@ fn chain_negatives() -> Vec<(Field, &'static str, Change)> {
         (C(Ask, Part::Extensions), "CA false", |it| {
             *it.chip.ask.extension("2.5.29.19") = basic_constraints(false);
         }),
-        (C(Ark, Part::Extensions), "may not sign", |it| it.chip.ark.remove("2.5.29.15")),
+        (C(Ark, Part::Extensions), "no authority", |it| it.chip.ark.remove("2.5.29.19")),
+        (C(Ask, Part::Extensions), "broken keyUsage", |case| {
+            case.chip.ask.extension("2.5.29.15").value = vec![0x03];
+        }),
         (C(Ark, Part::Extensions), "may sign data only", |case| {
             case.chip.ark.extension("2.5.29.15").value = tlv(0x03, &[vec![7, 0x80]]);
         }),
@@ -395,13 +398,14 @@ fn other_right_forms_are_accepted() {
         ),
         ("hwid as a DER OCTET STRING", |case| {
             let hwid = case.chip.vcek.extension("1.3.6.1.4.1.3704.1.4");
-            hwid.value = tlv(0x04, &[hwid.value.clone()]);
+            hwid.value = tlv(0x04, std::slice::from_ref(&hwid.value));
         }),
         ("PSS parameters with the default trailer", |case| {
             let with_trailer = pss_with_trailer(1);
             case.chip.vcek.algorithm = with_trailer.clone();
             case.chip.vcek.outer_algorithm = with_trailer;
         }),
+        ("an authority without keyUsage", |case| case.chip.ask.remove("2.5.29.15")),
         ("the named ID and author keys", |case| {
             case.workload()["id_key_digest"] = json!("11".repeat(48));
             case.workload()["author_key_digest"] = json!("12".repeat(48));
@@ -494,6 +498,101 @@ proptest! {
         certificate[at.index(certificate.len())] ^= flip;
         let now = Timestamp::from_rfc3339("2026-12-01T00:00:00Z").unwrap();
         prop_assert!(chain::verify_chain(chain.bytes(), &[pin], now).is_err());
+    }
+}
+
+/// The whole way through the public entry points, as a development client goes it.
+#[cfg(feature = "development")]
+mod simulated {
+    use super::*;
+    use crate::signing::{SigningKey, assemble_statement};
+    use crate::statement::{SerialFloor, verify_statement};
+    use crate::trust_root::TrustRoot;
+
+    /// Verifies `case` under a statement that accepts this simulated chip with the measurement
+    /// ee..ee, and real hardware with the measurement ab..ab.
+    fn verify(case: &Case) -> Result<VerifiedChannel, EvidenceError> {
+        let chain = case.chip.build();
+        let mut statement = case.statement.clone();
+        statement["workloads"].as_array_mut().unwrap().push(json!({
+            "profile": "simulated",
+            "ark_sha256": Sha256::of(&chain.ark),
+            "measurement": "ee".repeat(48),
+        }));
+        let now = Timestamp::from_rfc3339(case.now).unwrap();
+        let mut document = hex::decode("302e020100300506032b657004220420").unwrap();
+        document.extend([1; 32]);
+        let key = SigningKey::from_pkcs8(&document).unwrap();
+        let root = TrustRoot::new(1, 1, vec![key.public_key()]).unwrap();
+        let payload = serde_json::to_vec(&statement).unwrap();
+        let signatures = vec![key.sign_statement(&payload).unwrap()];
+        let signed = assemble_statement(&payload, signatures, &root).unwrap();
+        let statement = verify_statement(&signed, &root, &SerialFloor::default(), now).unwrap();
+
+        let mut report = case.report.clone();
+        report.set(0x50, Sha256::of(case.claims.as_bytes()).as_bytes());
+        let pem = pem(&[&chain.vcek, &chain.ask, &chain.ark]);
+        let evidence = Evidence {
+            claims: case.claims.as_bytes(),
+            report: &report.sign(),
+            chain: ChainBytes::Pem(&pem),
+        };
+        verify_evidence(&statement, &evidence, &case.channel_key, now)
+    }
+
+    fn case() -> Case {
+        let chip = ChipSpec::new(Product::Milan, "Keyfold-Simulated");
+        let mut case = Case { chip, ..Case::new(Product::Milan) };
+        case.report.set(0x90, &[0xEE; 48]);
+        case
+    }
+
+    #[test]
+    fn is_accepted_and_says_so() {
+        assert!(verify(&case()).unwrap().is_simulated());
+    }
+
+    #[test]
+    fn cannot_pose_as_hardware() {
+        let mut case = case();
+        case.report.set(0x90, &[0xAB; 48]);
+        assert_eq!(verify(&case).unwrap_err().field(), Field::WorkloadRoot);
+    }
+
+    #[test]
+    fn is_not_hardware() {
+        let mut case = Case::new(Product::Milan);
+        case.report.set(0x90, &[0xEE; 48]);
+        let chain = case.chip.build();
+        case.statement["workloads"] = json!([{
+            "profile": "simulated",
+            "ark_sha256": Sha256::of(&chain.ark),
+            "measurement": "ee".repeat(48),
+        }]);
+        assert_eq!(case.verify().unwrap_err().field(), Field::WorkloadRoot);
+    }
+
+    #[test]
+    fn is_checked_like_hardware() {
+        for (field, change) in [
+            (Field::PolicyDebug, (|case| case.policy(0xB0000)) as Change),
+            (Field::ReportVmpl, |case| case.report.set(0x30, &[1])),
+            (Field::ReportedTcb, |case| case.report.set(0x187, &[220])),
+            (Field::ReportChipId, |case| case.report.set(0x1A0, &[0xEE])),
+            (Field::ClaimsRoot, |it| it.claims = it.claims.replacen("\"1010", "\"1011", 1)),
+        ] {
+            let mut case = case();
+            change(&mut case);
+            assert_eq!(verify(&case).unwrap_err().field(), field);
+        }
+    }
+
+    #[test]
+    fn needs_its_names() {
+        let mut case = case();
+        case.chip = ChipSpec::new(Product::Milan, "Milan");
+        let error = verify(&case).unwrap_err();
+        assert_eq!(error.field(), Field::Certificate(Role::Ark, Part::Subject));
     }
 }
 

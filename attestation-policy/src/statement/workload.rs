@@ -89,7 +89,7 @@ pub struct Simulated {
 #[derive(Deserialize)]
 #[serde(tag = "profile", rename_all = "kebab-case")]
 enum Unchecked {
-    SnpDirect(SnpDirect),
+    SnpDirect(Box<SnpDirect>),
     #[cfg(feature = "development")]
     Simulated(Simulated),
     #[cfg(not(feature = "development"))]
@@ -103,7 +103,7 @@ impl TryFrom<Unchecked> for Workload {
         match workload {
             Unchecked::SnpDirect(workload) => {
                 workload.check()?;
-                Ok(Self::SnpDirect(workload))
+                Ok(Self::SnpDirect(*workload))
             }
             #[cfg(feature = "development")]
             Unchecked::Simulated(workload) => Ok(Self::Simulated(workload)),

@@ -4,6 +4,8 @@
 //! The vectors lie outside the repository. Where they are absent, every test here says so loudly
 //! and passes: the checks themselves are covered by the self-made chips of the unit tests.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod negatives;
 mod verdicts;
 

@@ -3,13 +3,18 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyfold_attestation_policy::chain::{ChainBytes, verify_amd_chain};
+use keyfold_attestation_policy::claims::ChannelClaims;
+use keyfold_attestation_policy::evidence::{CHANNEL_KEY_LENGTH, Evidence, verify_evidence};
 use keyfold_attestation_policy::field::{CertificatePart, Field, Role};
 use keyfold_attestation_policy::report::{Report, SigningKeyKind};
+use keyfold_attestation_policy::statement::{SerialFloor, verify_statement};
 use keyfold_attestation_policy::tcb::{Product, Tcb};
 use keyfold_attestation_policy::values::{Sha256, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Sample, base64url, hcl_report, milan, milan_debug, pem, trustee, turin, vector};
+use super::{
+    Sample, base64url, common, hcl_report, milan, milan_debug, noon, pem, trustee, turin, vector,
+};
 
 fn tcb(fmc: Option<u8>, bootloader: u8, tee: u8, snp: u8, microcode: u8) -> Tcb {
     Tcb { fmc, bootloader, tee, snp, microcode }
@@ -184,6 +189,43 @@ fn real_chain_ends_with_its_certificates() {
     let error = verify_amd_chain(ChainBytes::Pem(&sample.chain), late).unwrap_err();
     assert_eq!(error.field(), Field::Certificate(Role::Vcek, CertificatePart::Validity));
     assert!(error.expected().contains("2033-02-05T01:04:33Z"), "{error}");
+}
+
+/// The public entry, with AMD's own chip: everything holds up to the claims, which this report was
+/// not made for.
+#[test]
+fn real_report_is_no_proof_of_a_channel() {
+    for (sample, tcb) in [
+        (milan(), json!({"bootloader": 4, "tee": 0, "snp": 24, "microcode": 219})),
+        (turin(), json!({"fmc": 1, "bootloader": 1, "tee": 1, "snp": 4, "microcode": 81})),
+    ] {
+        let Some(sample) = sample else { return };
+        let (chain, report) = sample.verify().unwrap();
+        let mut statement = common::statement();
+        let workload = &mut statement["workloads"][0];
+        workload["measurement"] = json!(report.measurement());
+        workload["minimum_tcb"] = json!([{"product": chain.product(), "tcb": tcb}]);
+        workload["policy_forbidden"] = json!([]);
+        let floor = SerialFloor::default();
+        let signed = common::signed(&statement);
+        let statement = verify_statement(&signed, &common::root(), &floor, noon()).unwrap();
+
+        let channel_key = [7; CHANNEL_KEY_LENGTH];
+        let claims = ChannelClaims {
+            config: statement.statement().config(),
+            root: statement.statement().root(),
+            channel_key: Sha256::of(&channel_key),
+        }
+        .to_text();
+        let evidence = Evidence {
+            claims: claims.as_bytes(),
+            report: &sample.report,
+            chain: ChainBytes::Pem(&sample.chain),
+        };
+        let error = verify_evidence(&statement, &evidence, &channel_key, noon()).unwrap_err();
+        assert_eq!(error.field(), Field::ReportData, "{error}");
+        assert_eq!(error.found(), "0".repeat(128));
+    }
 }
 
 fn base64_standard(text: &[u8]) -> Vec<u8> {
