@@ -7,5 +7,6 @@
 pub mod crypto;
 pub mod device;
 pub mod enclave;
+pub mod hostile;
 pub mod ledger;
 pub mod world;
