@@ -9,6 +9,33 @@
 //!    AMD SEV-SNP report, its certificate chain and the runtime claims into a
 //!    [`evidence::VerifiedChannel`]: the only source of a channel key that a client may use.
 //!
+//! ```no_run
+//! use keyfold_attestation_policy::chain::ChainBytes;
+//! use keyfold_attestation_policy::evidence::{Evidence, VerifiedChannel, verify_evidence};
+//! use keyfold_attestation_policy::statement::{SerialFloor, verify_statement};
+//! use keyfold_attestation_policy::trust_root::TrustRoot;
+//! use keyfold_attestation_policy::values::Timestamp;
+//!
+//! # struct Served { statement: Vec<u8>, claims: Vec<u8>, report: Vec<u8>, chain: Vec<u8>, channel_key: Vec<u8> }
+//! /// `served` is whatever the host answered; `pinned` and `floor` are the client's own.
+//! fn channel(
+//!     served: &Served,
+//!     pinned: &TrustRoot,
+//!     floor: &mut SerialFloor,
+//! ) -> Result<VerifiedChannel, Box<dyn std::error::Error>> {
+//!     let now = Timestamp::now()?;
+//!     let statement = verify_statement(&served.statement, pinned, floor, now)?;
+//!     floor.seen = Some(statement.seen()); // to be stored: older statements are refused from now on
+//!
+//!     let evidence = Evidence {
+//!         claims: &served.claims,
+//!         report: &served.report,
+//!         chain: ChainBytes::Pem(&served.chain),
+//!     };
+//!     Ok(verify_evidence(&statement, &evidence, &served.channel_key, now)?)
+//! }
+//! ```
+//!
 //! What the crate promises: nothing the host sends is trusted before it is checked; AMD's roots
 //! are pinned by digest in [`chain`]; signatures are verified over the bytes as they came, never
 //! over a re-serialisation; every refusal names the field, what was expected and what came; there

@@ -327,7 +327,7 @@ impl TryFrom<String> for Url {
 
     fn try_from(text: String) -> Result<Self, String> {
         let is_plain = text.len() <= MAX_TEXT_LENGTH
-            && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\@#?".contains(&byte));
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\`@#?".contains(&byte));
         let has_host = |rest: &str| rest.starts_with(|first: char| first.is_ascii_alphanumeric());
         let is_https = text.strip_prefix("https://").is_some_and(has_host);
         if is_plain && (is_https || is_development_loopback(&text)) {
@@ -347,7 +347,7 @@ fn is_development_loopback(url: &str) -> bool {
     cfg!(feature = "development") && ["127.0.0.1", "localhost"].contains(&host)
 }
 
-/// One line of printable text that is not empty.
+/// One line of printable ASCII that is not empty and means the same wherever it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 struct Text(String);
@@ -356,10 +356,10 @@ impl TryFrom<String> for Text {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let is_printable = !text.chars().any(char::is_control);
-        if (1..=MAX_TEXT_LENGTH).contains(&text.len()) && is_printable {
+        let is_printable = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'`';
+        if (1..=MAX_TEXT_LENGTH).contains(&text.len()) && text.bytes().all(is_printable) {
             return Ok(Self(text));
         }
-        Err(format!("expected 1 to 512 bytes of printable text, found {:?}", shorten(&text)))
+        Err(format!("expected 1 to 512 printable ASCII characters, found {:?}", shorten(&text)))
     }
 }

@@ -280,6 +280,7 @@ impl PssParameters {
 
 /// Splits PEM text into the DER of its `CERTIFICATE` blocks; only white space may stand between.
 pub(super) fn split_pem(text: &[u8]) -> Result<Vec<Vec<u8>>, EvidenceError> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
     let refuse = |found: &str| {
         EvidenceError::new(Field::Chain, "PEM blocks of type CERTIFICATE", shorten(found))
@@ -290,11 +291,11 @@ pub(super) fn split_pem(text: &[u8]) -> Result<Vec<Vec<u8>>, EvidenceError> {
     while !rest.is_empty() {
         let end = rest.find(END).ok_or_else(|| refuse("a block without an end"))? + END.len();
         let (block, after) = rest.split_at(end);
-        let (label, der) =
-            der::pem::decode_vec(block.as_bytes()).map_err(|error| refuse(&error.to_string()))?;
-        if label != "CERTIFICATE" {
-            return Err(refuse(label));
+        if !block.starts_with(BEGIN) {
+            return Err(refuse(block));
         }
+        let (_label, der) =
+            der::pem::decode_vec(block.as_bytes()).map_err(|error| refuse(&error.to_string()))?;
         if blocks.len() == MAX_BLOCKS {
             return Err(refuse("more blocks than any chain has"));
         }

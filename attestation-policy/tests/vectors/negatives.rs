@@ -94,6 +94,28 @@ fn chain_order_counts() {
 }
 
 #[test]
+fn only_white_space_may_stand_between_the_blocks() {
+    let Some(sample) = milan() else { return };
+    let [vcek, ask, ark] = <[Vec<u8>; 3]>::try_from(blocks(&sample.chain)).unwrap();
+    for space in ["", "\r\n", "\n\n \t"] {
+        let space = space.as_bytes();
+        let chain = [&vcek[..], space, &ask, space, &ark].concat();
+        Sample { report: sample.report.clone(), chain }.verify().unwrap();
+    }
+    for junk in ["x", "# VCEK\n", "\0", "-----BEGIN CERTIFICATE-----\n", "\u{feff}"] {
+        let bytes = junk.as_bytes();
+        for chain in [
+            [bytes, &vcek, &ask, &ark].concat(),
+            [&vcek, bytes, &ask, &ark].concat(),
+            [&vcek, &ask, &ark, bytes].concat(),
+        ] {
+            let sample = Sample { report: sample.report.clone(), chain };
+            assert_eq!(refused(&sample), Field::Chain, "{junk:?}");
+        }
+    }
+}
+
+#[test]
 fn another_products_roots_are_refused() {
     let Some(sample) = milan() else { return };
     let vcek = blocks(&sample.chain).remove(0);
