@@ -7,6 +7,9 @@
 pub mod crypto;
 pub mod device;
 pub mod enclave;
+pub mod generate;
 pub mod hostile;
 pub mod ledger;
+pub mod oracle;
+pub mod samples;
 pub mod world;

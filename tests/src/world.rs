@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use keyfold_protocol::client::{
-    Action, Algorithm, Assert, Asserted, Class, CreatePasskey, Created, Enroll, GuardBase,
-    GuardChanged, KeyKind, Outcome, PutDone, Refusal, Request, StretchedPin, Success, SyncedEvent,
-    UserNames,
+    Action, Algorithm, ApproveDevice, Assert, Asserted, Class, CreatePasskey, Created, Enroll,
+    GuardBase, GuardChanged, KeyKind, Outcome, PutDone, Refusal, Request, StretchedPin, Success,
+    SyncedEvent, UserNames,
 };
 use keyfold_protocol::host::{
     Attached, AttachedEvent, Claimed, Commit, Config, Event, FreshRead, Handle, HostRefusal,
@@ -206,6 +206,12 @@ impl World {
 
     /// One frame to the core with what the host attaches; the raw reply.
     pub fn handle(&mut self, sent: &Sent, class: Class, attach: &Attach) -> Vec<u8> {
+        let frame = self.frame(sent, class, attach);
+        self.enclave.call_raw(&frame)
+    }
+
+    /// The encoded frame of [`Self::handle`].
+    pub fn frame(&self, sent: &Sent, class: Class, attach: &Attach) -> Vec<u8> {
         fn attached(of: &Option<(u64, Vec<u8>)>) -> Option<Attached<'_>> {
             of.as_ref().map(|(version, sealed)| Attached { version: Claimed(*version), sealed })
         }
@@ -215,7 +221,7 @@ impl World {
             .map(|(event, record)| AttachedEvent { event: *event, record: record.as_deref() });
         let events = items(events);
         let audit = items(attach.audit.iter().map(|sealed| &sealed[..]));
-        self.enclave.call(&HostRequest::Handle(Handle {
+        enclave::encode(&HostRequest::Handle(Handle {
             session: self.session.id,
             account: self.account,
             counter: sent.counter,
@@ -379,6 +385,21 @@ impl World {
             Ok(Success::GuardChanged(changed)) => Ok(changed),
             other => panic!("not a guard change: {other:?}"),
         }
+    }
+
+    /// Registers `new` through a trusted device.
+    pub fn approve(
+        &mut self,
+        by: &mut TestDevice,
+        new: &TestDevice,
+    ) -> Result<GuardChanged, Denied> {
+        let approve = ApproveDevice { base: self.base(), device: new.public() };
+        self.change_guard(by, &Request::ApproveDevice(approve))
+    }
+
+    /// Where the account's vault starts.
+    pub fn genesis(&self) -> ChainPoint {
+        Chain::Vault.genesis(sha256, &self.account)
     }
 
     /// A request for a passkey at `rp_id`, at the newest vault point.
