@@ -4,12 +4,13 @@
 //! signs its reports. The keys of ARK and ASK are thrown away: nothing else will ever chain to this root.
 
 use crate::digest::sha256;
+use crate::rsa_keys::RsaKeys;
 use crate::snp::{self, Tcb};
 use crate::store;
 use crate::x509::{self, Certificate, Issuer, Parsed, YEAR};
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::rand::{self, SystemRandom};
-use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use std::path::Path;
 use x509_cert::ext::Extension;
@@ -34,11 +35,11 @@ pub(crate) struct Chip {
 
 impl Chip {
     /// Reads the chip in `dir`, or makes it.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, rsa: &RsaKeys) -> Result<Self> {
         store::directory(dir)?;
         // Written last: where it is, everything is.
         if store::read(&dir.join("vcek.key.pk8"))?.is_none() {
-            make(dir)?;
+            make(dir, rsa)?;
         }
         let text = |name: &str| -> Result<String> {
             let bytes = store::read(&dir.join(name))?.with_context(|| {
@@ -58,11 +59,10 @@ impl Chip {
     }
 }
 
-fn make(dir: &Path) -> Result<()> {
-    let generate = || KeyPair::generate(KeySize::Rsa4096);
+fn make(dir: &Path, rsa: &RsaKeys) -> Result<()> {
     let (ark, ask) = std::thread::scope(|scope| {
-        let ark = scope.spawn(generate);
-        let ask = generate();
+        let ark = scope.spawn(|| rsa.make("ark", KeySize::Rsa4096));
+        let ask = rsa.make("ask", KeySize::Rsa4096);
         (ark.join(), ask)
     });
     let ark = ark.ok().context("the key generator panicked")??;

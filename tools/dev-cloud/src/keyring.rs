@@ -1,9 +1,9 @@
 //! RSA signing keys with a certificate each, kept on disk, the newest signing: the issuer's and MAA's.
 
 use crate::digest::sha256;
+use crate::rsa_keys::{RsaKeys, pkcs8};
 use crate::{store, x509};
 use anyhow::{Context, Result};
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -32,25 +32,30 @@ pub(crate) enum KidStyle {
 /// The keys of one issuer, oldest first.
 pub(crate) struct Keyring {
     dir: PathBuf,
+    purpose: &'static str,
+    rsa: RsaKeys,
     subject: String,
     style: KidStyle,
     keys: RwLock<Vec<Arc<SigningKey>>>,
 }
 
 impl Keyring {
-    /// Reads the keys in `dir`, or makes the first one.
-    pub(crate) fn open(dir: &Path, subject: &str, style: KidStyle) -> Result<Self> {
-        store::directory(dir)?;
+    /// Reads the keys in `<dir>/<purpose>`, or makes the first one.
+    pub(crate) fn open(
+        dir: &Path,
+        purpose: &'static str,
+        rsa: RsaKeys,
+        subject: &str,
+        style: KidStyle,
+    ) -> Result<Self> {
+        let dir = dir.join(purpose);
+        store::directory(&dir)?;
         let mut keys = Vec::new();
         while let Some(key) = SigningKey::load(&dir.join(format!("{}", keys.len())), style)? {
             keys.push(Arc::new(key));
         }
-        let ring = Self {
-            dir: dir.to_owned(),
-            subject: subject.to_owned(),
-            style,
-            keys: RwLock::new(keys),
-        };
+        let ring =
+            Self { dir, purpose, rsa, subject: subject.to_owned(), style, keys: RwLock::new(keys) };
         if ring.all().is_empty() {
             ring.rotate()?;
         }
@@ -61,7 +66,9 @@ impl Keyring {
     pub(crate) fn rotate(&self) -> Result<Arc<SigningKey>> {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         let path = self.dir.join(format!("{}", keys.len()));
-        let key = Arc::new(SigningKey::create(&path, &self.subject, self.style)?);
+        let purpose = format!("{}-{}", self.purpose, keys.len());
+        let pair = self.rsa.make(&purpose, KeySize::Rsa2048)?;
+        let key = Arc::new(SigningKey::create(pair, &path, &self.subject, self.style)?);
         keys.push(key.clone());
         Ok(key)
     }
@@ -84,8 +91,7 @@ impl SigningKey {
         Ok(Self { kid: kid.to_owned(), certificate: Vec::new(), pair })
     }
 
-    fn create(path: &Path, subject: &str, style: KidStyle) -> Result<Self> {
-        let pair = KeyPair::generate(KeySize::Rsa2048)?;
+    fn create(pair: KeyPair, path: &Path, subject: &str, style: KidStyle) -> Result<Self> {
         let name = format!("CN={subject}");
         let certificate = x509::Certificate {
             subject: &name,
@@ -95,10 +101,9 @@ impl SigningKey {
             extensions: vec![],
         };
         let certificate = certificate.issue(&x509::Issuer::Rsa256(&pair))?;
-        let pkcs8 = AsDer::<Pkcs8V1Der>::as_der(&pair)?;
         // The key last: a key file means that both are there.
         store::write(&path.with_extension("crt"), &certificate)?;
-        store::write(&path.with_extension("pk8"), pkcs8.as_ref())?;
+        store::write(&path.with_extension("pk8"), &pkcs8(&pair)?)?;
         Ok(Self { kid: kid(&certificate, style), certificate, pair })
     }
 

@@ -30,6 +30,7 @@ mod keyring;
 mod ledger;
 mod maa;
 mod oidc;
+mod rsa_keys;
 mod server;
 mod snp;
 mod store;
@@ -52,6 +53,7 @@ use keyring::{Keyring, KidStyle};
 use ledger::Ledger;
 use maa::Maa;
 use oidc::Oidc;
+use rsa_keys::RsaKeys;
 use server::Servers;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -81,6 +83,9 @@ pub struct Config {
     pub receipt_latency: Duration,
     /// `iss` of the ledger's receipts.
     pub ledger_issuer: String,
+    /// For tests: a directory of RSA keys that a new `dir` takes instead of making its own, which takes
+    /// seconds. What is missing there is made and put there. Certificates and the chip stay `dir`'s own.
+    pub key_cache: Option<PathBuf>,
 }
 
 /// One loopback port per service.
@@ -111,6 +116,7 @@ impl Config {
             id_token_lifetime: Duration::from_secs(3600),
             receipt_latency: Duration::from_millis(2),
             ledger_issuer: "keyfold-dev-ledger".to_owned(),
+            key_cache: None,
         }
     }
 }
@@ -204,17 +210,19 @@ impl Inner {
     fn open(config: &Config, ports: Ports) -> Result<Self> {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let dir = std::path::absolute(&config.dir)?;
-        let chip = Arc::new(Chip::open(&dir.join("chip"))?);
+        let rsa = RsaKeys { cache: config.key_cache.clone() };
+        let chip = Arc::new(Chip::open(&dir.join("chip"), &rsa)?);
         let issuer = url(ports.oidc);
-        let keys = Keyring::open(&dir.join("oidc"), &issuer, KidStyle::UrlSafe)?;
+        let keys = Keyring::open(&dir, "oidc", rsa.clone(), &issuer, KidStyle::UrlSafe)?;
         let clients = config.clients.clone();
         let oidc = Arc::new(Oidc::new(issuer, keys, clients, config.id_token_lifetime));
+        let maa_url = url(ports.maa);
         let maa = Maa {
-            url: url(ports.maa),
-            keys: Keyring::open(&dir.join("maa"), &url(ports.maa), KidStyle::Standard)?,
+            keys: Keyring::open(&dir, "maa", rsa.clone(), &maa_url, KidStyle::Standard)?,
+            url: maa_url,
             roots: vec![chip.root],
         };
-        let hsm = Hsm::open(&dir.join("hsm"), url(ports.hsm), HSM_HOST_NAME, oidc.clone())?;
+        let hsm = Hsm::open(&dir.join("hsm"), &rsa, url(ports.hsm), HSM_HOST_NAME, oidc.clone())?;
         let ledger =
             Ledger::open(&dir.join("ledger"), &config.ledger_issuer, config.receipt_latency)?;
         let endpoints = Endpoints {

@@ -42,6 +42,9 @@ struct Arguments {
     /// How long a ledger transaction waits for its receipt, in milliseconds.
     #[arg(long, default_value_t = 2)]
     receipt_latency_ms: u64,
+    /// Take RSA keys from this directory, and put missing ones there: spares tests the seconds they take.
+    #[arg(long)]
+    key_cache: Option<PathBuf>,
     /// Print the endpoints as one line of JSON when ready, instead of a table.
     #[arg(long)]
     json: bool,
@@ -103,6 +106,7 @@ impl Arguments {
             },
             clients: self.clients,
             receipt_latency: Duration::from_millis(self.receipt_latency_ms),
+            key_cache: self.key_cache,
             ..Config::new(self.dir)
         }
     }

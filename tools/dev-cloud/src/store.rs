@@ -17,7 +17,8 @@ pub(crate) fn directory(path: &Path) -> Result<()> {
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     let parent = path.parent().context("a file needs a directory")?;
     let name = path.file_name().context("a file needs a name")?.to_string_lossy();
-    let temporary = parent.join(format!(".{name}.new"));
+    // Named after the process: two that write the same file do not mix.
+    let temporary = parent.join(format!(".{name}.{}.new", std::process::id()));
     let store = || -> std::io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)

@@ -7,18 +7,13 @@ mod common;
 use common::{client, fresh_dir, json};
 use keyfold_dev_cloud::{Config, DevCloud, Failure, LedgerEndpoint, Mode, Service};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
-
-const PACKAGES: [&str; 2] = ["ccf==6.0.28", "cbor2<6"];
 
 #[tokio::test]
 async fn microsofts_verifier_accepts_the_receipts_and_refuses_altered_ones() {
     let config = Config {
         receipt_latency: Duration::from_millis(5),
-        ..Config::new(fresh_dir("ccf-verifier"))
+        ..common::config(fresh_dir("ccf-verifier"))
     };
     let cloud = DevCloud::start(config).await.unwrap();
     let first = cloud.endpoints().ledger;
@@ -42,7 +37,9 @@ async fn microsofts_verifier_accepts_the_receipts_and_refuses_altered_ones() {
     cases.extend(altered(&genuine));
     cases.extend(recovered.iter().map(|(receipt, claims)| case(receipt, claims)));
 
-    let verdicts = ask_verifier(&first.service_key_pem, &cases);
+    let request = json!({"key": first.service_key_pem, "cases": cases});
+    let verdicts = common::python::ask("verify_receipts.py", &request);
+    let verdicts = verdicts.as_array().unwrap();
     assert_eq!(verdicts.len(), cases.len());
     for (index, verdict) in verdicts.iter().enumerate() {
         let expected = index < all_accepted;
@@ -120,41 +117,4 @@ async fn transactions(ledger: &LedgerEndpoint, wave: u64, count: u64) -> Vec<(St
         out.push(task.await.unwrap());
     }
     out
-}
-
-fn ask_verifier(key: &str, cases: &[Value]) -> Vec<Value> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify_receipts.py");
-    let mut python = Command::new(verifier_venv().join("bin/python"))
-        .arg(script)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let request = serde_json::to_vec(&json!({"key": key, "cases": cases})).unwrap();
-    let mut stdin = python.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || stdin.write_all(&request).unwrap());
-    let output = python.wait_with_output().unwrap();
-    writer.join().unwrap();
-    assert!(output.status.success(), "the verifier's script failed");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// A virtual environment with the verifier, made once.
-fn verifier_venv() -> PathBuf {
-    let venv = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("ccf-6.0.28-venv");
-    let complete = venv.join("complete");
-    if !complete.exists() {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        let pip = venv.join("bin/pip");
-        run(Command::new(pip)
-            .args(["install", "--quiet", "--disable-pip-version-check"])
-            .args(PACKAGES));
-        std::fs::write(complete, PACKAGES.join("\n")).unwrap();
-    }
-    venv
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?} ended with {status}");
 }

@@ -196,7 +196,7 @@ async fn a_person_signs_in_on_the_page() {
 async fn codes_are_bound_to_client_redirect_and_verifier() {
     let cloud = DevCloud::start(Config {
         clients: vec!["keyfold".into(), "second".into()],
-        ..Config::new(common::fresh_dir("oidc-codes"))
+        ..common::config(common::fresh_dir("oidc-codes"))
     })
     .await
     .unwrap();
@@ -263,7 +263,7 @@ async fn authorization_requests_are_checked() {
 #[tokio::test]
 async fn keys_rotate_and_survive_a_restart() {
     let dir = common::fresh_dir("oidc-rotate");
-    let cloud = DevCloud::start(Config::new(&dir)).await.unwrap();
+    let cloud = DevCloud::start(common::config(dir.clone())).await.unwrap();
     let before = cloud.sign_in(&SignIn::new("alice")).unwrap();
     let kid = cloud.rotate(Service::Oidc).unwrap();
     let after = cloud.sign_in(&SignIn::new("alice")).unwrap();
@@ -272,7 +272,7 @@ async fn keys_rotate_and_survive_a_restart() {
     let endpoints = cloud.endpoints();
     cloud.stop().await;
 
-    let cloud = DevCloud::start(Config::new(&dir)).await.unwrap();
+    let cloud = DevCloud::start(common::config(dir.clone())).await.unwrap();
     assert_eq!(cloud.endpoints().oidc, endpoints.oidc, "the same URL after a restart");
     for token in [&before, &after] {
         verify(&endpoints, token).await.unwrap();

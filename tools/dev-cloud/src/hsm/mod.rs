@@ -13,6 +13,7 @@ pub(crate) use signer::root_path;
 
 use crate::http::{ApiError, parse};
 use crate::oidc::{HSM_RESOURCE, Oidc, Principal, TENANT};
+use crate::rsa_keys::RsaKeys;
 use anyhow::Result;
 use authority::{Authorities, Refusal};
 use axum::body::Bytes;
@@ -42,6 +43,7 @@ impl Hsm {
     /// Opens the HSM in `dir`; `host_name` is what its certificate is for.
     pub(crate) fn open(
         dir: &std::path::Path,
+        rsa: &RsaKeys,
         url: String,
         host_name: &str,
         oidc: Arc<Oidc>,
@@ -51,7 +53,7 @@ impl Hsm {
             url,
             oidc,
             keys: Keys::open(dir)?,
-            signer: Signer::open(dir, host_name)?,
+            signer: Signer::open(dir, rsa, host_name)?,
             authorities: Authorities::new()?,
         })
     }

@@ -1,10 +1,10 @@
 //! The HSM's own certificate, with which it signs what it releases.
 
 use crate::digest::sha256;
+use crate::rsa_keys::{RsaKeys, pkcs8};
 use crate::store;
 use crate::x509::{self, Certificate, Issuer, Parsed, YEAR};
 use anyhow::{Context, Result, anyhow};
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use base64::Engine;
@@ -24,11 +24,11 @@ pub(super) struct Signer {
 
 impl Signer {
     /// Reads the signer in `dir`, or makes it: root.pem, chain.pem, leaf.pk8.
-    pub(super) fn open(dir: &Path, host_name: &str) -> Result<Self> {
+    pub(super) fn open(dir: &Path, rsa: &RsaKeys, host_name: &str) -> Result<Self> {
         let path = dir.join("leaf.pk8");
         // Written last: where it is, everything is.
         if store::read(&path)?.is_none() {
-            make(dir, host_name)?;
+            make(dir, rsa, host_name)?;
         }
         let pkcs8 = store::read(&path)?.context("leaf.pk8 was just written")?;
         let pem = store::read(&dir.join("chain.pem"))?.context("chain.pem is missing")?;
@@ -59,9 +59,9 @@ pub(crate) fn root_path(dir: &Path) -> PathBuf {
     dir.join("root.pem")
 }
 
-fn make(dir: &Path, host_name: &str) -> Result<()> {
-    let generate = || KeyPair::generate(KeySize::Rsa2048);
-    let (root, intermediate, leaf) = (generate()?, generate()?, generate()?);
+fn make(dir: &Path, rsa: &RsaKeys, host_name: &str) -> Result<()> {
+    let make = |purpose| rsa.make(purpose, KeySize::Rsa2048);
+    let (root, intermediate, leaf) = (make("hsm-root")?, make("hsm-ca")?, make("hsm-leaf")?);
     let leaf_name = format!("CN=*.{host_name}");
     let names = x509::dns_names(&[format!("*.{host_name}"), host_name.to_owned()])?;
     let authority = || anyhow::Ok(vec![x509::certificate_authority()?]);
@@ -75,5 +75,5 @@ fn make(dir: &Path, host_name: &str) -> Result<()> {
     let leaf_pem = issue(&leaf_name, INTERMEDIATE, &leaf, vec![names], &intermediate)?;
     store::write(&root_path(dir), root_pem.as_bytes())?;
     store::write(&dir.join("chain.pem"), (leaf_pem + &intermediate_pem + &root_pem).as_bytes())?;
-    store::write(&dir.join("leaf.pk8"), AsDer::<Pkcs8V1Der>::as_der(&leaf)?.as_ref())
+    store::write(&dir.join("leaf.pk8"), &pkcs8(&leaf)?)
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod evidence;
+pub mod python;
 
 use base64::Engine;
 use keyfold_dev_cloud::{Config, DevCloud};
@@ -18,7 +19,16 @@ pub fn fresh_dir(name: &str) -> PathBuf {
 }
 
 pub async fn start(name: &str) -> DevCloud {
-    DevCloud::start(Config::new(fresh_dir(name))).await.unwrap()
+    DevCloud::start(config(fresh_dir(name))).await.unwrap()
+}
+
+/// The defaults in `dir`, with RSA keys that all tests share.
+pub fn config(dir: PathBuf) -> Config {
+    Config { key_cache: Some(key_cache()), ..Config::new(dir) }
+}
+
+pub fn key_cache() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dev-cloud-rsa-keys")
 }
 
 pub fn client() -> Client {
@@ -93,4 +103,8 @@ pub fn certificate_key(der: &[u8]) -> Vec<u8> {
     let certificate = x509_cert::Certificate::from_der(der).unwrap();
     let spki = certificate.tbs_certificate().subject_public_key_info();
     spki.subject_public_key.raw_bytes().to_vec()
+}
+
+pub fn unb64_standard(text: &str) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
 }
