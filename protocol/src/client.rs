@@ -80,7 +80,6 @@ pub struct SignedRequest<'a> {
 
 /// What a client asks for. Append-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "lives on the stack; the core has no heap to box on")]
 pub enum Request {
     /// Opens the account: guard 0 to 1. Signed by the device it registers.
     Enroll(Enroll),
@@ -296,7 +295,6 @@ pub type Outcome<'a> = Result<Success<'a>, Refusal>;
 
 /// What a request brought. Append-only; each request has its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "lives on the stack; the core has no heap to box on")]
 pub enum Success<'a> {
     /// Of Enroll, ApproveDevice, RevokeDevice, Anchor: committed.
     GuardChanged(GuardChanged),

@@ -1,11 +1,9 @@
 //! What a WebAuthn authenticator puts on its own wire: authenticator data and COSE keys.
 
 use heapless::Vec;
-use keyfold_protocol::bytes::Bytes;
-use keyfold_protocol::client::Algorithm;
-use keyfold_protocol::ids::CredentialId;
 
 use crate::crypto::{Failed, sha256};
+use crate::protocol::*;
 
 /// Keyfold's own AAGUID, 7a2c1b0e-6b65-4966-b66f-6c640a110001.
 pub(crate) const AAGUID: [u8; 16] =

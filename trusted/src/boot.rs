@@ -3,18 +3,13 @@
 use core::fmt::{self, Write};
 
 use heapless::String;
-use keyfold_protocol::host::{
-    ChannelEvidence, Config, Evidence, HostRefusal, HostReply, OpenSession, Unlock,
-};
-use keyfold_protocol::ids::{Account, Digest, LedgerTag};
-use keyfold_protocol::limits::{FRAME, REPORT};
-use keyfold_protocol::wire;
 
 use crate::channel::{ChannelKey, Session, SessionTable};
 use crate::core::reply;
 use crate::crypto::sha256;
 use crate::keys::RootKeys;
 use crate::platform::{Platform, RELEASE_MODULUS, random};
+use crate::protocol::*;
 
 /// Longest claims text, in bytes.
 const CLAIMS: usize = 1024;
@@ -58,9 +53,8 @@ impl Configured {
     ) -> Result<Keyed, HostRefusal> {
         let root = platform.unwrap_root(unlock.algorithm, unlock.wrapped);
         let roots = RootKeys::derive(root.map_err(|_| HostRefusal::Unwrap)?);
-        let channel = ChannelKey::generate(platform, &self.config_hash);
-        let channel = channel.map_err(|_| HostRefusal::Platform)?;
-        sessions.set_hash_key(random(platform).map_err(|_| HostRefusal::Platform)?);
+        let channel = ChannelKey::generate(platform, &self.config_hash)?;
+        sessions.set_hash_key(random(platform)?);
         let home = home(&self.config, &roots.commitment);
         Ok(Keyed { config: self.config, roots, channel, home, config_hash: self.config_hash })
     }

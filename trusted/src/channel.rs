@@ -5,16 +5,12 @@
 //! found later opens nothing recorded earlier. Sessions live in a table of fixed size; the oldest
 //! of a full set makes room, and its client opens another.
 
-use keyfold_protocol::ids::{ChannelKeyId, Digest, SessionId};
-use keyfold_protocol::limits::{CHANNEL_KEY, ENCAPSULATED_KEY, SESSIONS};
-use keyfold_protocol::transcript::{
-    EXPORT_BINDING, EXPORT_REQUEST_KEY, EXPORT_RESPONSE_KEY, REPLY_KEY, channel_info, session_id,
-};
 use zeroize::Zeroizing;
 
 use crate::crypto::{Failed, XWing, hkdf_expand, hkdf_extract, sha256};
 use crate::keys::Secret;
 use crate::platform::{Platform, random};
+use crate::protocol::*;
 
 /// RFC 9180 suite: "HPKE", KEM 0x647a (X-Wing), KDF 0x0001 (HKDF-SHA256), AEAD 0xffff (export-only).
 const SUITE: &[u8] = b"HPKE\x64\x7a\x00\x01\xff\xff";
@@ -33,7 +29,7 @@ pub(crate) struct ChannelKey {
 impl ChannelKey {
     /// Makes the boot's key pair, for the configuration with this hash.
     pub(crate) fn generate(platform: &mut impl Platform, config: &Digest) -> Result<Self, Failed> {
-        let seed = Zeroizing::new(random::<96>(platform).map_err(|_| Failed)?);
+        let seed = Zeroizing::new(random::<96>(platform)?);
         let key = XWing::from_expanded(&seed)?;
         let id = ChannelKeyId(sha256(&[key.public()]));
         let context = key_schedule_context(&channel_info(config, &id));

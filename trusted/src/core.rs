@@ -2,15 +2,13 @@
 
 use core::mem;
 
-use keyfold_protocol::host::{HostRefusal, HostReply, HostRequest};
-use keyfold_protocol::limits::{FRAME, PAGE, SEAL_OVERHEAD};
-use keyfold_protocol::{client::Class, wire};
 use zeroize::{Zeroize, zeroize_stack};
 
 use crate::boot::{self, Configured, Keyed};
 use crate::channel::SessionTable;
 use crate::guard;
 use crate::platform::Platform;
+use crate::protocol::*;
 use crate::request::{self, Turn};
 
 /// How deep a request's stack may hold secrets, in bytes. Measured at 40 KB; a test scans it.
@@ -28,7 +26,6 @@ pub struct Core<P> {
 }
 
 /// Where in its life a core is. Each phase holds what it needs and nothing else.
-#[expect(clippy::large_enum_variant, reason = "one per core; the core has no heap to box on")]
 enum Phase {
     /// Nothing is known yet.
     Booted,

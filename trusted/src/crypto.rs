@@ -10,14 +10,19 @@ use ring::{aead, digest, hkdf, hmac};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use keyfold_protocol::ids::{P256PublicKey, P256Signature, P384PublicKey};
-use keyfold_protocol::limits::{CHANNEL_KEY, ENCAPSULATED_KEY, TAG};
-
 use crate::keys::Secret;
+use crate::protocol::*;
 
 /// A primitive refused its input.
 #[derive(Debug)]
 pub(crate) struct Failed;
+
+/// Where the input was the core's own, only the platform can be at fault.
+impl From<Failed> for HostRefusal {
+    fn from(_: Failed) -> Self {
+        Self::Platform
+    }
+}
 
 impl From<ring::error::Unspecified> for Failed {
     fn from(_: ring::error::Unspecified) -> Self {

@@ -7,25 +7,17 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-use keyfold_protocol::client::{
-    AccountStatus, ApproveDevice, AuditEvent, AuditKind, Class, Device, DeviceView, Enroll,
-    GuardBase, GuardChanged, Outcome, Refusal, RevokeDevice, Success,
-};
-use keyfold_protocol::host::{Commit, Committed, HostRefusal, HostReply, Staged};
-use keyfold_protocol::ids::{Account, ChainPoint, DeviceId, Digest, LedgerTag};
-use keyfold_protocol::limits::{DEVICES, FRAME, SEAL_OVERHEAD};
-use keyfold_protocol::transcript::{Chain, REPLY_SEAL, device_id};
-
 use crate::boot::Keyed;
 use crate::core::reply;
 use crate::crypto::{Failed, sha256};
 use crate::keys::{AccountSecret, Secret, in_sealed};
 use crate::platform::{Platform, random};
-use crate::receipt::{self, Entry, FreshRead};
+use crate::protocol::*;
+use crate::receipt::{self, Entry, FreshlyRead, Recorded};
 use crate::request::{Caller, Stop, Turn, UserVerified};
-use crate::seal::{self, Context, Kind, SealedAudit, SealedGuard, seal, seal_into};
+use crate::seal::{self, Context, Kind, seal, seal_into};
 use crate::sync;
-use crate::vault::Vault;
+use crate::vault;
 
 /// Who may use an account, and what of its state they may rely on.
 #[derive(Serialize, Deserialize)]
@@ -58,11 +50,12 @@ struct StagedGuard {
     reply_key: Secret,
 }
 
-/// A guard change that is allowed, before it is given its version.
-pub(crate) struct Change {
-    guard: Guard,
-    kind: AuditKind,
-    subject: Option<DeviceId>,
+/// A change to a live guard. Who may be added or struck off is a verified user's to say.
+pub(crate) enum Edit {
+    Add(Device, UserVerified),
+    Remove(DeviceId, UserVerified),
+    /// Only the vault's point is written down.
+    Anchor,
 }
 
 /// A staged guard, sealed for the host to store.
@@ -70,8 +63,8 @@ pub(crate) struct StagedWrite {
     tag: LedgerTag,
     version: u64,
     digest: Digest,
-    guard: SealedGuard,
-    audit: SealedAudit,
+    guard: [u8; seal::GUARD],
+    audit: [u8; seal::AUDIT],
 }
 
 impl StagedWrite {
@@ -96,24 +89,40 @@ impl Guard {
     }
 
     /// What Status reports. Only for a guard that the ledger has just confirmed.
-    pub(crate) fn status(&self, vault: &Vault, _: &FreshRead) -> AccountStatus {
+    pub(crate) fn status<P>(&self, turn: &Turn<P>, _: &FreshlyRead) -> Result<AccountStatus, Stop> {
+        let vault = vault::open(turn, self)?;
         let view =
             |known: &Registered| DeviceView { id: known.id, name: known.device.name.clone() };
-        AccountStatus {
+        Ok(AccountStatus {
             guard: self.version,
             audit_head: self.audit_head,
             anchor: self.floor,
             vault: vault.point,
             devices: self.devices.iter().map(view).collect(),
-        }
+        })
     }
 
-    /// The exact base a change was signed for: this guard, and this vault.
-    fn check_base(&self, base: &GuardBase, vault: &Vault) -> Result<(), Refusal> {
-        if base.guard != self.version {
-            return Err(Refusal::GuardMoved);
+    fn apply(&mut self, edit: Edit) -> Result<(AuditKind, Option<DeviceId>), Refusal> {
+        match edit {
+            Edit::Add(device, _) => {
+                let id = device_id(sha256, &device.device_key, &device.uv_key);
+                if self.device(&id).is_some() {
+                    return Err(Refusal::KnownDevice);
+                }
+                let full = |_| Refusal::TooManyDevices;
+                self.devices.push(Registered { id, device }).map_err(full)?;
+                Ok((AuditKind::DeviceAdded, Some(id)))
+            }
+            Edit::Remove(id, _) => {
+                self.device(&id).ok_or(Refusal::UnknownDevice)?;
+                if self.devices.len() == 1 {
+                    return Err(Refusal::LastDevice);
+                }
+                self.devices.retain(|known| known.id != id);
+                Ok((AuditKind::DeviceRevoked, Some(id)))
+            }
+            Edit::Anchor => Ok((AuditKind::Anchored, None)),
         }
-        if base.vault != vault.point { Err(Refusal::SyncFirst) } else { Ok(()) }
     }
 }
 
@@ -121,12 +130,9 @@ impl Guard {
 pub(crate) fn open_live<P>(turn: &Turn<P>) -> Result<Guard, Stop> {
     let attached = turn.handle.guard.as_ref().ok_or(HostRefusal::State)?;
     let context = Context::sole(Kind::GuardLive, &turn.handle.account, attached.version.0);
-    let guard: Guard = seal::open::<_, { size_of::<SealedGuard>() }>(
-        &turn.keyed.roots.guard,
-        &context,
-        attached.sealed,
-    )
-    .map_err(|_| HostRefusal::State)?;
+    let guard: Guard =
+        seal::open::<_, { seal::GUARD }>(&turn.keyed.roots.guard, &context, attached.sealed)
+            .map_err(|_| HostRefusal::State)?;
     if guard.home == turn.keyed.home { Ok(guard) } else { Err(Refusal::ForeignGuard.into()) }
 }
 
@@ -136,7 +142,6 @@ pub(crate) fn enroll<P: Platform>(
     turn: &mut Turn<P>,
     caller: &Caller,
     enroll: &Enroll,
-    reply_key: &Secret,
 ) -> Result<StagedWrite, Stop> {
     let account = &turn.handle.account;
     let mut devices = Vec::new();
@@ -144,7 +149,7 @@ pub(crate) fn enroll<P: Platform>(
     devices.push(first).map_err(|_| Refusal::TooManyDevices)?;
     let guard = Guard {
         version: 0,
-        secret: AccountSecret::new(random(turn.platform).map_err(|_| HostRefusal::Platform)?),
+        secret: AccountSecret::new(random(turn.platform)?),
         pin: turn.keyed.roots.pin_verifier(account, &enroll.pin),
         devices,
         home: turn.keyed.home,
@@ -152,68 +157,38 @@ pub(crate) fn enroll<P: Platform>(
         audit_head: Chain::Audit.genesis(sha256, account).head,
         blind: [0; 32],
     };
-    let change = Change { guard, kind: AuditKind::Enrolled, subject: None };
-    stage(turn, caller, change, reply_key)
+    stage(turn, caller, guard, AuditKind::Enrolled, None)
 }
 
-/// Registers a further device.
-pub(crate) fn approve(
+/// Changes a guard: exactly the version the caller signed for, at exactly the vault it knows.
+pub(crate) fn change<P: Platform>(
+    turn: &mut Turn<P>,
+    caller: &Caller,
     mut guard: Guard,
-    vault: &Vault,
-    _: &UserVerified,
-    request: ApproveDevice,
-) -> Result<Change, Refusal> {
-    guard.check_base(&request.base, vault)?;
-    let device = request.device;
-    let id = device_id(sha256, &device.device_key, &device.uv_key);
-    if guard.device(&id).is_some() {
-        return Err(Refusal::KnownDevice);
-    }
-    let full = |_| Refusal::TooManyDevices;
-    guard.devices.push(Registered { id, device }).map_err(full)?;
-    guard.floor = vault.point;
-    Ok(Change { guard, kind: AuditKind::DeviceAdded, subject: Some(id) })
-}
-
-/// Strikes a device off.
-pub(crate) fn revoke(
-    mut guard: Guard,
-    vault: &Vault,
-    _: &UserVerified,
-    request: &RevokeDevice,
-) -> Result<Change, Refusal> {
-    guard.check_base(&request.base, vault)?;
-    let id = request.device;
-    guard.device(&id).ok_or(Refusal::UnknownDevice)?;
-    if guard.devices.len() == 1 {
-        return Err(Refusal::LastDevice);
-    }
-    guard.devices.retain(|known| known.id != id);
-    guard.floor = vault.point;
-    Ok(Change { guard, kind: AuditKind::DeviceRevoked, subject: Some(id) })
-}
-
-/// Writes the vault's point into the guard.
-pub(crate) fn anchor(
-    mut guard: Guard,
-    vault: &Vault,
     base: &GuardBase,
-    _: &Caller,
-) -> Result<Change, Refusal> {
-    guard.check_base(base, vault)?;
+    edit: Edit,
+) -> Result<StagedWrite, Stop> {
+    let vault = vault::open(turn, &guard)?;
+    if base.guard != guard.version {
+        return Err(Refusal::GuardMoved.into());
+    }
+    if base.vault != vault.point {
+        return Err(Refusal::SyncFirst.into());
+    }
+    let (kind, subject) = guard.apply(edit)?;
     guard.floor = vault.point;
-    Ok(Change { guard, kind: AuditKind::Anchored, subject: None })
+    stage(turn, caller, guard, kind, subject)
 }
 
 /// Gives a change its version, its audit event and its seal.
-pub(crate) fn stage<P: Platform>(
+fn stage<P: Platform>(
     turn: &mut Turn<P>,
     caller: &Caller,
-    change: Change,
-    reply_key: &Secret,
+    mut guard: Guard,
+    kind: AuditKind,
+    subject: Option<DeviceId>,
 ) -> Result<StagedWrite, Stop> {
     let account = &turn.handle.account;
-    let Change { mut guard, kind, subject } = change;
     let version = guard.version.checked_add(1).ok_or(Refusal::Malformed)?;
 
     // 1. What happened, chained to all that happened before.
@@ -221,17 +196,19 @@ pub(crate) fn stage<P: Platform>(
     let subject = subject.unwrap_or(actor);
     let event = AuditEvent { version, kind, actor, subject, host_time: turn.handle.time.0 };
     let before = ChainPoint { version: guard.version, head: guard.audit_head };
-    guard.audit_head = sync::audit_next(&before, &event)?.head;
+    let link = sync::audit_link(&event)?;
+    let after = Chain::Audit.next(sha256, &before, &link).ok_or(Refusal::BrokenChain)?;
     let context = Context::sole(Kind::Audit, account, version);
     let audit = seal(turn.platform, &guard.secret.audit(), &context, &event)?;
 
     // 2. The new guard, under a digest that says nothing.
     guard.version = version;
-    guard.blind = random(turn.platform).map_err(|_| HostRefusal::Platform)?;
+    guard.audit_head = after.head;
+    guard.blind = random(turn.platform)?;
     let digest = guard.digest(account)?;
 
     // 3. Sealed as staged: it authorises nothing.
-    let reply_key = Secret::new(*reply_key.expose());
+    let reply_key = turn.session.reply_key(turn.handle.frame);
     let context = Context::sole(Kind::GuardStaged, account, version);
     let staged = StagedGuard { guard, reply_key };
     let guard = seal(turn.platform, &turn.keyed.roots.guard, &context, &staged)?;
@@ -249,7 +226,7 @@ pub(crate) fn commit<P: Platform>(
     let Commit { account, staged, receipt } = commit;
     let context = Context::sole(Kind::GuardStaged, account, staged.version.0);
     let StagedGuard { guard, reply_key } =
-        seal::open::<_, { size_of::<SealedGuard>() }>(&keyed.roots.guard, &context, staged.sealed)
+        seal::open::<_, { seal::GUARD }>(&keyed.roots.guard, &context, staged.sealed)
             .map_err(|_| HostRefusal::State)?;
     if guard.home != keyed.home {
         return Err(HostRefusal::State);
@@ -282,8 +259,8 @@ fn go_live<P: Platform>(
     platform: &mut P,
     account: &Account,
     guard: &Guard,
-    _: receipt::Committed,
-) -> Result<SealedGuard, Failed> {
+    _: Recorded,
+) -> Result<[u8; seal::GUARD], Failed> {
     let context = Context::sole(Kind::GuardLive, account, guard.version);
     seal(platform, &keyed.roots.guard, &context, guard)
 }

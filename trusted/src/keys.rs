@@ -3,11 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use keyfold_protocol::client::StretchedPin;
-use keyfold_protocol::ids::{Account, Digest, LedgerTag, RpId, SlotId, UserHandle};
-
 use crate::crypto::{hkdf_expand, hmac_sha256};
 use crate::platform::RootKey;
+use crate::protocol::*;
 
 /// Domain labels. Every key derived from another has its line here, and no two share one.
 mod label {

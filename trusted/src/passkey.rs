@@ -3,21 +3,15 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-use keyfold_protocol::client::{
-    Algorithm, Assert, Asserted, CreatePasskey, Created, PasskeyView, PrfInputs, PrfResults,
-    PutDone, Refusal, UpdatePasskey, UserNames,
-};
-use keyfold_protocol::host::{Claimed, HostRefusal};
-use keyfold_protocol::ids::{CredentialId, Digest, RpId, SlotId, UserHandle};
-
 use crate::authenticator::{assertion_data, registration_data};
 use crate::crypto::{Failed, ed25519_public, ed25519_sign, hmac_sha256, p256_generate, p256_sign};
 use crate::guard::Guard;
 use crate::keys::{Secret, in_sealed};
 use crate::platform::{Platform, random};
+use crate::protocol::*;
 use crate::request::{PutWrite, Stop, Turn, UserVerified};
-use crate::seal::{self, Context, SealedRecord};
-use crate::vault::{self, Change, Vault};
+use crate::seal::{self, Context};
+use crate::vault::{self, Change};
 
 /// One passkey in its slot.
 #[derive(Serialize, Deserialize)]
@@ -88,7 +82,7 @@ pub(crate) fn open<P>(
 ) -> Result<Record, Stop> {
     let context = Context::record(&turn.handle.account, slot, version.0);
     let key = guard.secret.record();
-    let record: Record = seal::open::<_, { size_of::<SealedRecord>() }>(&key, &context, sealed)
+    let record: Record = seal::open::<_, { seal::RECORD }>(&key, &context, sealed)
         .map_err(|_| HostRefusal::State)?;
     if guard.version() < record.guard_floor { Err(Refusal::StaleGuard.into()) } else { Ok(record) }
 }
@@ -102,7 +96,6 @@ fn open_attached<P>(turn: &Turn<P>, guard: &Guard, slot: SlotId) -> Result<Recor
 pub(crate) fn create<P: Platform>(
     turn: &mut Turn<P>,
     guard: &Guard,
-    vault: &Vault,
     verified: Option<UserVerified>,
     request: &CreatePasskey,
 ) -> Result<(Created, PutWrite), Stop> {
@@ -110,25 +103,25 @@ pub(crate) fn create<P: Platform>(
     let (private_key, public_key) = match algorithm {
         Algorithm::Es256 => p256_generate()?,
         Algorithm::EdDsa => {
-            let seed = Secret::new(random(turn.platform).map_err(|_| HostRefusal::Platform)?);
+            let seed = Secret::new(random(turn.platform)?);
             let public_key = ed25519_public(&seed)?;
             (seed, public_key)
         }
     };
     let record = Record {
-        credential: CredentialId(random(turn.platform).map_err(|_| HostRefusal::Platform)?),
+        credential: CredentialId(random(turn.platform)?),
         rp_id: request.rp_id.clone(),
         user_handle: request.user_handle.clone(),
         names: request.names.clone(),
         algorithm,
         private_key,
         public_key,
-        prf_seed: Secret::new(random(turn.platform).map_err(|_| HostRefusal::Platform)?),
+        prf_seed: Secret::new(random(turn.platform)?),
         guard_floor: guard.version(),
-        blind: random(turn.platform).map_err(|_| HostRefusal::Platform)?,
+        blind: random(turn.platform)?,
     };
     let slot = guard.secret.slot(&record.rp_id, &record.user_handle);
-    let (put, write) = vault::put(turn, guard, vault, &request.vault, &Change::Put(slot, &record))?;
+    let (put, write) = vault::put(turn, guard, &request.vault, &Change::Put(slot, &record))?;
     let is_verified = verified.is_some();
     let prf = request.prf.as_ref().zip(verified);
     let authenticator_data = registration_data(
@@ -176,20 +169,17 @@ pub(crate) fn assert<P: Platform>(
     })
 }
 
-/// Changes names and nothing else, of exactly the record the caller meant.
-pub(crate) fn update<P: Platform>(
+/// The attached record under other names, if it is exactly the one the caller meant: everything
+/// else is copied.
+pub(crate) fn rename<P: Platform>(
     turn: &mut Turn<P>,
     guard: &Guard,
-    vault: &Vault,
     request: UpdatePasskey,
-) -> Result<(PutDone, PutWrite), Stop> {
-    let UpdatePasskey { vault: named, slot, record: digest, names } = request;
-    let mut record = open_attached(turn, guard, slot)?;
-    if record.digest()? != digest {
+) -> Result<Record, Stop> {
+    let record = open_attached(turn, guard, request.slot)?;
+    if record.digest()? != request.record {
         return Err(Refusal::RecordChanged.into());
     }
-    record.names = names;
-    record.guard_floor = guard.version();
-    record.blind = random(turn.platform).map_err(|_| HostRefusal::Platform)?;
-    vault::put(turn, guard, vault, &named, &Change::Put(slot, &record))
+    let blind = random(turn.platform)?;
+    Ok(Record { names: request.names, guard_floor: guard.version(), blind, ..record })
 }

@@ -1,8 +1,9 @@
 //! The one seam: what the core cannot do without hardware or `std`.
 
-use keyfold_protocol::host::KeyWrap;
-use keyfold_protocol::limits::REPORT;
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::crypto::Failed;
+use crate::protocol::*;
 
 /// Modulus of the release key, in bytes: RSA-3072.
 pub const RELEASE_MODULUS: usize = 384;
@@ -57,9 +58,7 @@ pub trait Platform {
 }
 
 /// `N` random bytes.
-pub(crate) fn random<const N: usize>(
-    platform: &mut impl Platform,
-) -> Result<[u8; N], PlatformError> {
+pub(crate) fn random<const N: usize>(platform: &mut impl Platform) -> Result<[u8; N], Failed> {
     let mut bytes = [0; N];
-    platform.random(&mut bytes).map(|()| bytes)
+    platform.random(&mut bytes).map(|()| bytes).map_err(|_| Failed)
 }

@@ -9,18 +9,15 @@
 use core::fmt::Write;
 
 use heapless::String;
-use keyfold_protocol::host::Config;
-use keyfold_protocol::ids::{Digest, LedgerTag, P384PublicKey};
-use keyfold_protocol::limits::RECEIPT;
-use keyfold_protocol::transcript::LedgerClaim;
 
 use crate::crypto::{Failed, p384_verify, sha256};
+use crate::protocol::*;
 
 /// The ledger has recorded exactly this transition. Made here only.
-pub(crate) struct Committed(());
+pub(crate) struct Recorded(());
 
 /// The ledger stood at exactly this guard after the request was made. Made here only.
-pub(crate) struct FreshRead(());
+pub(crate) struct FreshlyRead(());
 
 /// What the ledger is asked about.
 pub(crate) struct Entry<'a> {
@@ -34,8 +31,8 @@ pub(crate) fn committed(
     config: &Config,
     entry: &Entry,
     receipt: &[u8],
-) -> Result<Committed, Failed> {
-    verify(config, &LedgerClaim::Append, entry, receipt).map(Committed)
+) -> Result<Recorded, Failed> {
+    verify(config, &LedgerClaim::Append, entry, receipt).map(Recorded)
 }
 
 /// That the entry was the tag's newest when somebody asked for it with this nonce.
@@ -44,8 +41,8 @@ pub(crate) fn fresh(
     nonce: [u8; 32],
     entry: &Entry,
     receipt: &[u8],
-) -> Result<FreshRead, Failed> {
-    verify(config, &LedgerClaim::Read(nonce), entry, receipt).map(FreshRead)
+) -> Result<FreshlyRead, Failed> {
+    verify(config, &LedgerClaim::Read(nonce), entry, receipt).map(FreshlyRead)
 }
 
 fn verify(
@@ -55,7 +52,8 @@ fn verify(
     receipt: &[u8],
 ) -> Result<(), Failed> {
     let claim = sha256(&[&claim.bytes(entry.tag, entry.version, entry.guard)]);
-    verify_claims(&config.ledger_key, &config.ledger_issuer, &claim, receipt)
+    let is_genuine = verify_receipt(&config.ledger_key, &config.ledger_issuer, &claim, receipt);
+    if is_genuine { Ok(()) } else { Err(Failed) }
 }
 
 /// Whether `receipt` is a CCF receipt by the service key `key` and `issuer` for the claims whose
@@ -66,7 +64,7 @@ pub fn verify_receipt(
     claims: &[u8; 32],
     receipt: &[u8],
 ) -> bool {
-    verify_claims(key, issuer, claims, receipt).is_ok()
+    receipt.len() <= RECEIPT && verify_claims(key, issuer, claims, receipt).is_some()
 }
 
 fn verify_claims(
@@ -74,236 +72,151 @@ fn verify_claims(
     issuer: &str,
     claims: &[u8; 32],
     receipt: &[u8],
-) -> Result<(), Failed> {
-    if receipt.len() > RECEIPT {
-        return Err(Failed);
-    }
-    // COSE_Sign1 = 18([protected: bstr, {396: {-1: [proof: bstr]}}, nil, signature: bstr])
+) -> Option<()> {
+    // COSE_Sign1: 18([protected, {396: {-1: [proof]}}, nil, signature])
     let mut cbor = Cbor(receipt);
-    cbor.expect(TAG, 18)?;
-    cbor.expect(ARRAY, 4)?;
-    let protected = cbor.bytes()?;
-    cbor.expect(MAP, 1)?;
-    cbor.expect(UNSIGNED, LABEL_PROOFS)?;
-    cbor.expect(MAP, 1)?;
-    cbor.expect(NEGATIVE, LABEL_INCLUSION)?;
-    cbor.expect(ARRAY, 1)?;
-    let proof = cbor.bytes()?;
-    cbor.expect(SIMPLE, NULL)?;
-    let signature = cbor.bytes()?;
+    cbor.literal(b"\xd2\x84")?;
+    let body = cbor.0;
+    let protected = cbor.string(BYTES)?;
+    let encoded = body.get(..body.len().checked_sub(cbor.0.len())?)?;
+    cbor.literal(b"\xa1\x19\x01\x8c\xa1\x20\x81")?;
+    let proof = cbor.string(BYTES)?;
+    cbor.literal(b"\xf6")?;
+    let signature = cbor.string(BYTES)?;
     cbor.end()?;
 
     check_protected(protected, key, issuer)?;
     let root = merkle_root(proof, claims)?;
-
     // Sig_structure of RFC 9052 section 4.4, with the root as detached payload.
     let mut signed = heapless::Vec::<u8, { RECEIPT + 64 }>::new();
-    let length = u16::try_from(protected.len()).map_err(|_| Failed)?.to_be_bytes();
-    let head: &[u8] = match length {
-        [0, short @ ..=23] => &[0x40 | short],
-        [0, byte] => &[0x58, byte],
-        [high, low] => &[0x59, high, low],
-    };
-    for part in [b"\x84\x6aSignature1", head, protected, b"\x40\x58\x20", &root] {
-        signed.extend_from_slice(part).map_err(|_| Failed)?;
+    for part in [b"\x84\x6aSignature1", encoded, b"\x40\x58\x20", &root] {
+        signed.extend_from_slice(part).ok()?;
     }
-    p384_verify(key, &signed, signature)
+    p384_verify(key, &signed, signature).ok()
 }
 
-const LABEL_ALG: u64 = 1;
-const LABEL_KID: u64 = 4;
-const LABEL_CLAIMS: u64 = 15;
-const LABEL_VDS: u64 = 395;
-const LABEL_PROOFS: u64 = 396;
-/// -1, as CBOR counts negatives.
-const LABEL_INCLUSION: u64 = 0;
-/// -35, ES384.
-const ALG_ES384: u64 = 34;
-/// CCF's ledger profile.
-const VDS_CCF: u64 = 2;
-
-/// {1: -35, 4: kid, 395: 2, 15: {1: iss, ..}, "ccf.v1": {..}}, in any order.
-fn check_protected(protected: &[u8], key: &P384PublicKey, issuer: &str) -> Result<(), Failed> {
+/// {1: -35 (ES384), 4: kid, 395: 2 (CCF), 15: {1: iss, ..}, "ccf.v1": {"txid": ..}}: these five,
+/// each once, in any order.
+fn check_protected(protected: &[u8], key: &P384PublicKey, issuer: &str) -> Option<()> {
     let mut cbor = Cbor(protected);
-    let (mut alg, mut kid, mut claims, mut vds, mut ccf) = (false, false, false, false, false);
-    for _ in 0..cbor.head(MAP)? {
-        let seen = match cbor.any()? {
-            (UNSIGNED, LABEL_ALG) => {
-                cbor.expect(NEGATIVE, ALG_ES384)?;
-                &mut alg
-            }
-            (UNSIGNED, LABEL_KID) => {
-                if cbor.bytes()? != service_key_id(key)?.as_bytes() {
-                    return Err(Failed);
-                }
-                &mut kid
-            }
-            (UNSIGNED, LABEL_CLAIMS) => {
-                check_claims(&mut cbor, issuer)?;
-                &mut claims
-            }
-            (UNSIGNED, LABEL_VDS) => {
-                cbor.expect(UNSIGNED, VDS_CCF)?;
-                &mut vds
-            }
-            (TEXT, length) => {
-                if cbor.take(length)? != b"ccf.v1" {
-                    return Err(Failed);
-                }
-                cbor.expect(MAP, 1)?;
-                cbor.expect_text(b"txid")?;
-                cbor.text()?;
-                &mut ccf
-            }
-            _ => return Err(Failed),
+    cbor.literal(b"\xa5")?;
+    let mut seen = 0;
+    for _ in 0..5 {
+        seen |= if cbor.literal(b"\x01\x38\x22").is_some() {
+            1
+        } else if cbor.literal(b"\x04\x58\x40").is_some() {
+            cbor.literal(service_key_id(key)?.as_bytes())?;
+            2
+        } else if cbor.literal(b"\x19\x01\x8b\x02").is_some() {
+            4
+        } else if cbor.literal(b"\x0f").is_some() {
+            check_issuer(&mut cbor, issuer)?;
+            8
+        } else {
+            cbor.literal(b"\x66ccf.v1\xa1\x64txid")?;
+            cbor.string(TEXT)?;
+            16
         };
-        if core::mem::replace(seen, true) {
-            return Err(Failed);
-        }
     }
     cbor.end()?;
-    if alg && kid && claims && vds && ccf { Ok(()) } else { Err(Failed) }
+    (seen == 0b1_1111).then_some(())
 }
 
-/// CWT claims {1: iss, 2: sub, 6: iat}: the issuer must be the configured one, once.
-fn check_claims(cbor: &mut Cbor, issuer: &str) -> Result<(), Failed> {
+/// CWT claims {1: iss, 2: sub, 6: iat}: of these, any, but the issuer once and the configured one.
+fn check_issuer(cbor: &mut Cbor, issuer: &str) -> Option<()> {
     let mut issued = false;
     for _ in 0..cbor.head(MAP)? {
-        match cbor.any()? {
-            (UNSIGNED, 1) if !issued => {
-                cbor.expect_text(issuer.as_bytes())?;
-                issued = true;
-            }
-            (UNSIGNED, 2) => drop(cbor.text()?),
-            (UNSIGNED, 6) => drop(cbor.head(UNSIGNED)?),
-            _ => return Err(Failed),
+        if !issued && cbor.literal(b"\x01").is_some() {
+            issued = cbor.string(TEXT)? == issuer.as_bytes();
+        } else if cbor.literal(b"\x02").is_some() {
+            cbor.string(TEXT)?;
+        } else {
+            cbor.literal(b"\x06")?;
+            cbor.head(UNSIGNED)?;
         }
     }
-    if issued { Ok(()) } else { Err(Failed) }
+    issued.then_some(())
 }
 
 /// Lower-case hex of SHA-256 over the DER SubjectPublicKeyInfo of a P-384 key.
-fn service_key_id(key: &P384PublicKey) -> Result<String<64>, Failed> {
-    const SPKI_P384: &[u8] = b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";
+fn service_key_id(key: &P384PublicKey) -> Option<String<64>> {
+    const SPKI: &[u8] = b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00";
     let mut id = String::new();
-    write!(id, "{}", Digest(sha256(&[SPKI_P384, &key.0]))).map_err(|_| Failed)?;
-    Ok(id)
+    write!(id, "{}", Digest(sha256(&[SPKI, &key.0]))).ok()?;
+    Some(id)
 }
 
-/// {1: leaf, 2: path} to the root; the leaf's claims must be the caller's.
-fn merkle_root(proof: &[u8], claims: &[u8; 32]) -> Result<[u8; 32], Failed> {
+/// {1: [write set digest, commit evidence, claims digest], 2: path}, hashed to the root; the claims
+/// must be the caller's.
+fn merkle_root(proof: &[u8], claims: &[u8; 32]) -> Option<[u8; 32]> {
     let mut cbor = Cbor(proof);
-    cbor.expect(MAP, 2)?;
-    cbor.expect(UNSIGNED, 1)?;
-    cbor.expect(ARRAY, 3)?;
+    cbor.literal(b"\xa2\x01\x83")?;
     let write_set = cbor.digest()?;
-    let evidence = cbor.text()?;
+    let evidence = cbor.string(TEXT)?;
     if cbor.digest()? != claims || *claims == [0; 32] {
-        return Err(Failed);
+        return None;
     }
-    cbor.expect(UNSIGNED, 2)?;
-    let length = cbor.head(ARRAY)?;
-    if !(1..=64).contains(&length) {
-        return Err(Failed);
-    }
+    cbor.literal(b"\x02")?;
+    let length = cbor.head(ARRAY).filter(|length| (1..=64).contains(length))?;
     let mut node = sha256(&[write_set, &sha256(&[evidence]), claims]);
     for _ in 0..length {
-        cbor.expect(ARRAY, 2)?;
-        let is_left = match cbor.any()? {
-            (SIMPLE, FALSE) => false,
-            (SIMPLE, TRUE) => true,
-            _ => return Err(Failed),
-        };
+        let is_left = cbor.literal(b"\x82\xf5").is_some();
+        if !is_left {
+            cbor.literal(b"\x82\xf4")?;
+        }
         let sibling = cbor.digest()?;
         node = if is_left { sha256(&[sibling, &node]) } else { sha256(&[&node, sibling]) };
     }
     cbor.end()?;
-    Ok(node)
+    Some(node)
 }
 
 const UNSIGNED: u8 = 0;
-const NEGATIVE: u8 = 1;
 const BYTES: u8 = 2;
 const TEXT: u8 = 3;
 const ARRAY: u8 = 4;
 const MAP: u8 = 5;
-const TAG: u8 = 6;
-const SIMPLE: u8 = 7;
-const FALSE: u64 = 20;
-const TRUE: u64 = 21;
-const NULL: u64 = 22;
 
 /// What is left of a CBOR string (RFC 8949), read in its one deterministic encoding.
 struct Cbor<'a>(&'a [u8]);
 
 impl<'a> Cbor<'a> {
-    /// A head: major type and argument, in the shortest form.
-    fn any(&mut self) -> Result<(u8, u64), Failed> {
-        let first = self.byte()?;
-        let (major, short) = (first >> 5, first & 31);
-        let (argument, least) = match short {
-            0..=23 => (u64::from(short), 0),
-            24 => (u64::from(self.byte()?), 24),
-            25 => (u64::from(u16::from_be_bytes([self.byte()?, self.byte()?])), 0x100),
-            26 => {
-                let bytes = self.take(4)?.try_into().map_err(|_| Failed)?;
-                (u64::from(u32::from_be_bytes(bytes)), 0x1_0000)
-            }
-            27 => {
-                let bytes = self.take(8)?.try_into().map_err(|_| Failed)?;
-                (u64::from_be_bytes(bytes), 0x1_0000_0000)
-            }
-            _ => return Err(Failed),
+    /// Exactly these bytes; moves only when they are there.
+    fn literal(&mut self, bytes: &[u8]) -> Option<()> {
+        self.0 = self.0.strip_prefix(bytes)?;
+        Some(())
+    }
+
+    /// A head of this major type: its argument, in the shortest of the forms a receipt needs.
+    fn head(&mut self, major: u8) -> Option<u64> {
+        let first = *self.take(1)?.first()?;
+        let (argument, least) = match first & 31 {
+            short @ ..=23 => (u64::from(short), 0),
+            24 => (u64::from(*self.take(1)?.first()?), 24),
+            25 => (u64::from(u16::from_be_bytes(self.take(2)?.try_into().ok()?)), 0x100),
+            26 => (u64::from(u32::from_be_bytes(self.take(4)?.try_into().ok()?)), 0x1_0000),
+            _ => return None,
         };
-        // Simple values and floats past 23 have no place in a receipt.
-        if argument < least || (major == SIMPLE && short > 23) {
-            Err(Failed)
-        } else {
-            Ok((major, argument))
-        }
+        (first >> 5 == major && argument >= least).then_some(argument)
     }
 
-    fn head(&mut self, major: u8) -> Result<u64, Failed> {
-        let (found, argument) = self.any()?;
-        if found == major { Ok(argument) } else { Err(Failed) }
+    /// A byte or text string.
+    fn string(&mut self, major: u8) -> Option<&'a [u8]> {
+        let length = self.head(major)?;
+        self.take(usize::try_from(length).ok()?)
     }
 
-    fn expect(&mut self, major: u8, argument: u64) -> Result<(), Failed> {
-        if self.head(major)? == argument { Ok(()) } else { Err(Failed) }
+    fn digest(&mut self) -> Option<&'a [u8; 32]> {
+        self.string(BYTES)?.try_into().ok()
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], Failed> {
-        let length = self.head(BYTES)?;
-        self.take(length)
-    }
-
-    fn digest(&mut self) -> Result<&'a [u8; 32], Failed> {
-        self.bytes()?.try_into().map_err(|_| Failed)
-    }
-
-    fn text(&mut self) -> Result<&'a [u8], Failed> {
-        let length = self.head(TEXT)?;
-        self.take(length)
-    }
-
-    fn expect_text(&mut self, text: &[u8]) -> Result<(), Failed> {
-        if self.text()? == text { Ok(()) } else { Err(Failed) }
-    }
-
-    fn byte(&mut self) -> Result<u8, Failed> {
-        let (first, rest) = self.0.split_first().ok_or(Failed)?;
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
-        Ok(*first)
+        Some(taken)
     }
 
-    fn take(&mut self, length: u64) -> Result<&'a [u8], Failed> {
-        let length = usize::try_from(length).map_err(|_| Failed)?;
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Failed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn end(&self) -> Result<(), Failed> {
-        if self.0.is_empty() { Ok(()) } else { Err(Failed) }
+    fn end(&self) -> Option<()> {
+        self.0.is_empty().then_some(())
     }
 }

@@ -1,27 +1,18 @@
 //! A client's request: open the frame, establish who is asking and on what guard, do it, seal the
 //! answer.
 
-use keyfold_protocol::client::{Class, KeyKind, Outcome, Refusal, Request, SignedRequest, Success};
-use keyfold_protocol::host::{
-    Event, FreshRead as FreshReadPolicy, Handle, HostRefusal, HostReply, Put, Reply,
-};
-use keyfold_protocol::ids::{Account, DeviceId, P256PublicKey};
-use keyfold_protocol::limits::{FRAME, PAGE, REQUEST, SEAL_OVERHEAD};
-use keyfold_protocol::transcript::{self, REPLY_SEAL, SignedContext, request_aad, request_nonce};
-use keyfold_protocol::wire;
-
 use crate::boot::Keyed;
 use crate::channel::Session;
 use crate::core::{Scratch, reply};
 use crate::crypto::{Failed, aead_open, p256_verify, sha256};
-use crate::guard::{self, Guard, StagedWrite};
-use crate::keys::Secret;
+use crate::guard::{self, Edit, Guard, StagedWrite};
 use crate::passkey;
 use crate::platform::Platform;
-use crate::receipt::{self, Entry, FreshRead};
-use crate::seal::{SealedRecord, SealedVault, seal_into};
+use crate::protocol::*;
+use crate::receipt::{self, Entry, FreshlyRead};
+use crate::seal::{self, seal_into};
 use crate::sync;
-use crate::vault::{self, Vault};
+use crate::vault;
 
 /// Everything one request may look at.
 pub(crate) struct Turn<'a, P> {
@@ -32,7 +23,6 @@ pub(crate) struct Turn<'a, P> {
 }
 
 /// What a request comes to.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack; the core has no heap to box on")]
 pub(crate) enum Answer<'a> {
     /// Nothing to write.
     Read(Success<'a>),
@@ -46,8 +36,8 @@ pub(crate) enum Answer<'a> {
 pub(crate) struct PutWrite {
     pub(crate) guard: u64,
     pub(crate) event: Event,
-    pub(crate) vault: SealedVault,
-    pub(crate) record: Option<SealedRecord>,
+    pub(crate) vault: [u8; seal::VAULT],
+    pub(crate) record: Option<[u8; seal::RECORD]>,
 }
 
 /// Why a request came to nothing: the client's business, sealed, or the host's.
@@ -85,11 +75,9 @@ pub(crate) fn answer<P: Platform>(
     let mut buffer = [0; REQUEST];
     let signed = open_frame(turn, &mut buffer)?;
 
-    // 2. The answer, and the key that only this frame's answer is sealed under.
-    let reply_key = turn.session.reply_key(turn.handle.frame);
+    // 2. The answer.
     let items = attached_items(turn.handle)?;
-    let (outcome, put): (Outcome, _) = match perform(turn, &signed, &reply_key, &mut scratch.items)
-    {
+    let (outcome, put): (Outcome, _) = match perform(turn, &signed, &mut scratch.items) {
         Ok(Answer::Staged(write)) => return reply(out, &HostReply::Staged(write.for_host())),
         Ok(Answer::Read(success)) => (Ok(success), None),
         Ok(Answer::Put(success, write)) => (Ok(success), Some(write)),
@@ -97,11 +85,11 @@ pub(crate) fn answer<P: Platform>(
         Err(Stop::Fail(refusal)) => return Err(refusal),
     };
 
-    // 3. One size per class, whatever came of it.
+    // 3. Sealed for this frame's sender alone; one size per class, whatever came of it.
     let size = turn.handle.class.reply_size(items).saturating_add(SEAL_OVERHEAD);
     let sealed = scratch.reply.get_mut(..size).ok_or(HostRefusal::Malformed)?;
-    seal_into(turn.platform, &reply_key, REPLY_SEAL, &[], &outcome, sealed)
-        .map_err(|_| HostRefusal::Platform)?;
+    let reply_key = turn.session.reply_key(turn.handle.frame);
+    seal_into(turn.platform, &reply_key, REPLY_SEAL, &[], &outcome, sealed)?;
     let put = put.as_ref().map(PutWrite::for_host);
     reply(out, &HostReply::Reply(Reply { sealed, put }))
 }
@@ -140,83 +128,76 @@ fn attached_items(handle: &Handle) -> Result<usize, HostRefusal> {
 fn perform<'a, P: Platform>(
     turn: &mut Turn<P>,
     signed: &SignedRequest,
-    reply_key: &Secret,
     items: &'a mut [u8],
 ) -> Result<Answer<'a>, Stop> {
     let request: Request = wire::decode(signed.request).map_err(|_| Refusal::Malformed)?;
     if !request.matches(turn.handle.class) {
         return Err(Refusal::Malformed.into());
     }
-    if let Request::Enroll(enroll) = &request {
-        let caller = first_device(turn, signed, enroll)?;
-        return guard::enroll(turn, &caller, enroll, reply_key).map(Answer::Staged);
+    if let Request::Enroll(request) = &request {
+        let caller = first_device(turn, signed, request)?;
+        return guard::enroll(turn, &caller, request).map(Answer::Staged);
     }
     let guard = guard::open_live(turn)?;
     let caller = authenticate(turn, signed, &guard)?;
     let fresh = fresh_read(turn, &guard)?;
-    match request {
+    let staged = match request {
         // Answered above: it is the one request without a guard.
-        Request::Enroll(_) => Err(Refusal::Malformed.into()),
-        Request::ApproveDevice(request) => {
-            let vault = vault::open(turn, &guard)?;
-            let verified = caller.user_verified()?;
-            let change = guard::approve(guard, &vault, &verified, request)?;
-            guard::stage(turn, &caller, change, reply_key).map(Answer::Staged)
+        Request::Enroll(_) => return Err(Refusal::Malformed.into()),
+        Request::ApproveDevice(ApproveDevice { base, device }) => {
+            let edit = Edit::Add(device, caller.user_verified()?);
+            guard::change(turn, &caller, guard, &base, edit)
         }
-        Request::RevokeDevice(request) => {
-            let vault = vault::open(turn, &guard)?;
-            let verified = caller.user_verified()?;
-            let change = guard::revoke(guard, &vault, &verified, &request)?;
-            guard::stage(turn, &caller, change, reply_key).map(Answer::Staged)
+        Request::RevokeDevice(RevokeDevice { base, device }) => {
+            let edit = Edit::Remove(device, caller.user_verified()?);
+            guard::change(turn, &caller, guard, &base, edit)
         }
-        Request::Anchor(base) => {
-            let vault = vault::open(turn, &guard)?;
-            let change = guard::anchor(guard, &vault, &base, &caller)?;
-            guard::stage(turn, &caller, change, reply_key).map(Answer::Staged)
-        }
-        Request::Touch(point) => {
-            let vault = vault::open(turn, &guard)?;
-            let (done, write) = vault::touch(turn, &guard, &vault, &point)?;
-            Ok(Answer::Put(Success::Put(done), write))
+        Request::Anchor(base) => guard::change(turn, &caller, guard, &base, Edit::Anchor),
+        Request::Touch(named) => return put(turn, &guard, &named, &vault::Change::Touch),
+        Request::DeletePasskey(DeletePasskey { vault, slot }) => {
+            let change = vault::Change::Delete(slot, caller.user_verified()?);
+            return put(turn, &guard, &vault, &change);
         }
         Request::CreatePasskey(request) => {
-            let vault = vault::open(turn, &guard)?;
             let verified = caller.user_verified().ok();
-            let (created, write) = passkey::create(turn, &guard, &vault, verified, &request)?;
-            Ok(Answer::Put(Success::Created(created), write))
-        }
-        Request::Assert(request) => {
-            let verified = caller.user_verified().ok();
-            passkey::assert(turn, &guard, verified, &request)
-                .map(|asserted| Answer::Read(Success::Asserted(asserted)))
+            let (created, write) = passkey::create(turn, &guard, verified, &request)?;
+            return Ok(Answer::Put(Success::Created(created), write));
         }
         Request::UpdatePasskey(request) => {
-            let vault = vault::open(turn, &guard)?;
-            let (done, write) = passkey::update(turn, &guard, &vault, request)?;
-            Ok(Answer::Put(Success::Put(done), write))
+            let (vault, slot) = (request.vault, request.slot);
+            let record = passkey::rename(turn, &guard, request)?;
+            return put(turn, &guard, &vault, &vault::Change::Put(slot, &record));
         }
-        Request::DeletePasskey(request) => {
-            let vault = vault::open(turn, &guard)?;
-            let verified = caller.user_verified()?;
-            let (done, write) = vault::delete(turn, &guard, &vault, &verified, &request)?;
-            Ok(Answer::Put(Success::Put(done), write))
+        Request::Assert(request) => {
+            let asserted = passkey::assert(turn, &guard, caller.user_verified().ok(), &request)?;
+            return Ok(Answer::Read(Success::Asserted(asserted)));
         }
         Request::Sync(from) => {
-            let vault = vault::open(turn, &guard)?;
-            let page = sync::vault_page(turn, &guard, &vault, &from, items)?;
-            Ok(Answer::Read(Success::Synced(page)))
+            let page = sync::vault_page(turn, &guard, &from, items)?;
+            return Ok(Answer::Read(Success::Synced(page)));
         }
         Request::Status => {
-            let vault: Vault = vault::open(turn, &guard)?;
-            let fresh = fresh.ok_or(Refusal::NotFresh)?;
-            Ok(Answer::Read(Success::Status(guard.status(&vault, &fresh))))
+            let status = guard.status(turn, &fresh.ok_or(Refusal::NotFresh)?)?;
+            return Ok(Answer::Read(Success::Status(status)));
         }
         Request::Audit(from) => {
             let fresh = fresh.ok_or(Refusal::NotFresh)?;
             let page = sync::audit_page(turn, &guard, &fresh, &from, items)?;
-            Ok(Answer::Read(Success::Audited(page)))
+            return Ok(Answer::Read(Success::Audited(page)));
         }
-    }
+    };
+    staged.map(Answer::Staged)
+}
+
+/// A put that answers with nothing but where the vault stands.
+fn put<'a, P: Platform>(
+    turn: &mut Turn<P>,
+    guard: &Guard,
+    named: &ChainPoint,
+    change: &vault::Change,
+) -> Result<Answer<'a>, Stop> {
+    let (done, write) = vault::put(turn, guard, named, change)?;
+    Ok(Answer::Put(Success::Put(done), write))
 }
 
 /// A registered device that signed this request, in this session, for this account.
@@ -261,10 +242,10 @@ fn authenticate<P>(
 fn first_device<P>(
     turn: &Turn<P>,
     signed: &SignedRequest,
-    enroll: &keyfold_protocol::client::Enroll,
+    enroll: &Enroll,
 ) -> Result<Caller, Refusal> {
     let device = &enroll.device;
-    let id = transcript::device_id(sha256, &device.device_key, &device.uv_key);
+    let id = device_id(sha256, &device.device_key, &device.uv_key);
     if signed.device != id || signed.key != KeyKind::Presence {
         return Err(Refusal::Unauthorised);
     }
@@ -283,7 +264,7 @@ fn check_signature<P>(
         key: signed.key,
         guard_seen: signed.guard_seen,
     };
-    let message = transcript::signed_bytes(sha256, &context, signed.request);
+    let message = signed_bytes(sha256, &context, signed.request);
     match p256_verify(key, &message, &signed.signature) {
         Ok(()) => Ok(Caller { device: signed.device, key: signed.key }),
         Err(Failed) => Err(Refusal::Unauthorised),
@@ -292,12 +273,12 @@ fn check_signature<P>(
 
 /// The proof that the ledger stood at this guard after this very frame was made, where the host
 /// attached one; its absence is refused here if the configuration demands it of every request.
-fn fresh_read<P>(turn: &Turn<P>, guard: &Guard) -> Result<Option<FreshRead>, Stop> {
+fn fresh_read<P>(turn: &Turn<P>, guard: &Guard) -> Result<Option<FreshlyRead>, Stop> {
     let config = &turn.keyed.config;
     let Some(receipt) = turn.handle.fresh else {
         return match config.fresh_read {
-            FreshReadPolicy::Always => Err(Refusal::NotFresh.into()),
-            FreshReadPolicy::Reports => Ok(None),
+            FreshRead::Always => Err(Refusal::NotFresh.into()),
+            FreshRead::Reports => Ok(None),
         };
     };
     let account: &Account = &turn.handle.account;

@@ -7,24 +7,19 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use keyfold_protocol::ids::{Account, Digest, SlotId};
-use keyfold_protocol::limits::{
-    AUDIT_PADDED, GUARD_PADDED, RECORD_PADDED, SALT, SEAL_OVERHEAD, TAG, VAULT_PADDED,
-};
-use keyfold_protocol::wire;
-
 use crate::crypto::{Failed, aead_open, aead_seal, hkdf_expand, hkdf_extract, sha256};
 use crate::keys::Secret;
 use crate::platform::{Platform, random};
+use crate::protocol::*;
 
 /// A sealed guard, staged or live.
-pub(crate) type SealedGuard = [u8; GUARD_PADDED + SEAL_OVERHEAD];
+pub(crate) const GUARD: usize = GUARD_PADDED.saturating_add(SEAL_OVERHEAD);
 /// A sealed vault.
-pub(crate) type SealedVault = [u8; VAULT_PADDED + SEAL_OVERHEAD];
+pub(crate) const VAULT: usize = VAULT_PADDED.saturating_add(SEAL_OVERHEAD);
 /// A sealed record.
-pub(crate) type SealedRecord = [u8; RECORD_PADDED + SEAL_OVERHEAD];
+pub(crate) const RECORD: usize = RECORD_PADDED.saturating_add(SEAL_OVERHEAD);
 /// A sealed audit event.
-pub(crate) type SealedAudit = [u8; AUDIT_PADDED + SEAL_OVERHEAD];
+pub(crate) const AUDIT: usize = AUDIT_PADDED.saturating_add(SEAL_OVERHEAD);
 
 /// What kind of object a blob is. The numbers are stored: append-only.
 #[derive(Clone, Copy)]
@@ -107,24 +102,31 @@ pub(crate) fn seal_into<T: Serialize>(
 ) -> Result<(), Failed> {
     let (salt, rest) = blob.split_first_chunk_mut::<SALT>().ok_or(Failed)?;
     let (body, tag) = rest.split_last_chunk_mut::<TAG>().ok_or(Failed)?;
-    *salt = random(platform).map_err(|_| Failed)?;
+    *salt = random(platform)?;
     wire::encode_padded(value, body).map_err(|_| Failed)?;
     *tag = aead_seal(&blob_key(base_key, info, salt), [0; 12], aad, body)?;
     Ok(())
 }
 
-/// Opens a blob. It was ours, so its plaintext has the one encoding it should.
+/// Opens a blob that the host attached.
 pub(crate) fn open<T: DeserializeOwned, const BLOB: usize>(
     type_key: &Secret,
     context: &Context,
     sealed: &[u8],
-) -> Result<T, Failed> {
-    let mut blob: [u8; BLOB] = sealed.try_into().map_err(|_| Failed)?;
-    let context = context.bytes();
-    let (salt, body) = blob.split_first_chunk_mut::<SALT>().ok_or(Failed)?;
-    let plaintext = aead_open(&blob_key(type_key, &context, salt), [0; 12], &context, body)?;
-    let encoded = wire::unpad(plaintext).map_err(|_| Failed)?;
-    postcard::from_bytes(encoded).map_err(|_| Failed)
+) -> Result<T, HostRefusal> {
+    let blob = sealed.try_into().map_err(|_| HostRefusal::State)?;
+    open_blob::<T, BLOB>(type_key, &context.bytes(), blob).ok_or(HostRefusal::State)
+}
+
+/// It was ours, so its plaintext has the one encoding it should.
+fn open_blob<T: DeserializeOwned, const BLOB: usize>(
+    type_key: &Secret,
+    context: &[u8],
+    mut blob: [u8; BLOB],
+) -> Option<T> {
+    let (salt, body) = blob.split_first_chunk_mut::<SALT>()?;
+    let plaintext = aead_open(&blob_key(type_key, context, salt), [0; 12], context, body).ok()?;
+    postcard::from_bytes(wire::unpad(plaintext).ok()?).ok()
 }
 
 fn blob_key(base_key: &Secret, info: &[u8], salt: &[u8; SALT]) -> Secret {

@@ -3,21 +3,14 @@
 //! The host attaches what it stored; the chain decides whether it is all of it. A page says where
 //! it leads; only a client that has reached the sealed point, page by page, is in sync.
 
-use keyfold_protocol::client::{
-    Action, AuditEvent, Audited, PasskeyView, Refusal, Synced, SyncedEvent,
-};
-use keyfold_protocol::host::{AttachedEvent, Claimed, Event, HostRefusal};
-use keyfold_protocol::ids::{Account, ChainPoint, Digest, SlotId};
-use keyfold_protocol::transcript::Chain;
-use keyfold_protocol::wire::{self, Items};
-
 use crate::crypto::{Failed, sha256};
 use crate::guard::Guard;
 use crate::passkey;
-use crate::receipt::FreshRead;
+use crate::protocol::*;
+use crate::receipt::FreshlyRead;
 use crate::request::{Stop, Turn};
-use crate::seal::{self, Context, Kind, SealedAudit};
-use crate::vault::Vault;
+use crate::seal::{self, Context, Kind};
+use crate::vault;
 
 /// A walk along a chain from where the client stands to, at most, the sealed point.
 struct Walk<'a> {
@@ -83,11 +76,11 @@ impl<'a> Page<'a> {
 pub(crate) fn vault_page<'a, P>(
     turn: &Turn<P>,
     guard: &Guard,
-    vault: &Vault,
     from: &ChainPoint,
     buffer: &'a mut [u8],
 ) -> Result<Synced<'a>, Stop> {
     let account = &turn.handle.account;
+    let vault = vault::open(turn, guard)?;
     let mut walk = Walk::start(Chain::Vault, account, from, &vault.point, &guard.floor)?;
     let mut page = Page { buffer, used: 0 };
     for attached in turn.handle.events {
@@ -120,7 +113,7 @@ fn view<P>(
 pub(crate) fn audit_page<'a, P>(
     turn: &Turn<P>,
     guard: &Guard,
-    _: &FreshRead,
+    _: &FreshlyRead,
     from: &ChainPoint,
     buffer: &'a mut [u8],
 ) -> Result<Audited<'a>, Stop> {
@@ -133,9 +126,8 @@ pub(crate) fn audit_page<'a, P>(
         let sealed = sealed.map_err(|_| HostRefusal::Malformed)?;
         let version = walk.at.version.checked_add(1).ok_or(Refusal::BrokenChain)?;
         let context = Context::sole(Kind::Audit, account, version);
-        let event: AuditEvent =
-            seal::open::<_, { size_of::<SealedAudit>() }>(&key, &context, sealed)
-                .map_err(|_| HostRefusal::State)?;
+        let event: AuditEvent = seal::open::<_, { seal::AUDIT }>(&key, &context, sealed)
+            .map_err(|_| HostRefusal::State)?;
         walk.step(&audit_link(&event)?)?;
         page.push(&event)?;
     }
@@ -143,13 +135,8 @@ pub(crate) fn audit_page<'a, P>(
     Ok(Audited { guard, audit_head, cursor, items: page.finish() })
 }
 
-/// The audit chain's point after one more event.
-pub(crate) fn audit_next(before: &ChainPoint, event: &AuditEvent) -> Result<ChainPoint, Stop> {
-    let link = audit_link(event)?;
-    Ok(Chain::Audit.next(sha256, before, &link).ok_or(Refusal::BrokenChain)?)
-}
-
-fn audit_link(event: &AuditEvent) -> Result<Event, Failed> {
+/// An audit event as a link of its chain.
+pub(crate) fn audit_link(event: &AuditEvent) -> Result<Event, Failed> {
     let digest: Digest = seal::digest(b"keyfold/audit-event/1", event)?;
     Ok(Event { version: event.version, slot: SlotId([0; 32]), action: Action::Audit, digest })
 }

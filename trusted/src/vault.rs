@@ -5,17 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use keyfold_protocol::client::{Action, DeletePasskey, PutDone, Refusal};
-use keyfold_protocol::host::{Attached, Event, HostRefusal};
-use keyfold_protocol::ids::{ChainPoint, Digest, SlotId};
-use keyfold_protocol::transcript::Chain;
-
 use crate::crypto::sha256;
 use crate::guard::Guard;
 use crate::passkey::Record;
 use crate::platform::Platform;
+use crate::protocol::*;
 use crate::request::{PutWrite, Stop, Turn, UserVerified};
-use crate::seal::{self, Context, Kind, SealedVault, seal};
+use crate::seal::{self, Context, Kind, seal};
 
 /// Where an account's event chain stands.
 #[derive(Serialize, Deserialize)]
@@ -27,12 +23,13 @@ pub(crate) struct Vault {
 
 /// The vault the host attached, neither older than the guard knows nor newer than the guard.
 pub(crate) fn open<P>(turn: &Turn<P>, guard: &Guard) -> Result<Vault, Stop> {
+    let account = &turn.handle.account;
     let vault = match &turn.handle.vault {
-        Some(attached) => open_attached(turn, guard, attached)?,
-        None => {
-            let genesis = Chain::Vault.genesis(sha256, &turn.handle.account);
-            Vault { point: genesis, guard_floor: 0 }
+        Some(attached) => {
+            let context = Context::sole(Kind::Vault, account, attached.version.0);
+            seal::open::<_, { seal::VAULT }>(&guard.secret.vault(), &context, attached.sealed)?
         }
+        None => Vault { point: Chain::Vault.genesis(sha256, account), guard_floor: 0 },
     };
     if guard.version() < vault.guard_floor {
         return Err(Refusal::StaleGuard.into());
@@ -45,24 +42,13 @@ pub(crate) fn open<P>(turn: &Turn<P>, guard: &Guard) -> Result<Vault, Stop> {
     Ok(vault)
 }
 
-fn open_attached<P>(
-    turn: &Turn<P>,
-    guard: &Guard,
-    attached: &Attached,
-) -> Result<Vault, HostRefusal> {
-    let context = Context::sole(Kind::Vault, &turn.handle.account, attached.version.0);
-    let key = guard.secret.vault();
-    seal::open::<_, { size_of::<SealedVault>() }>(&key, &context, attached.sealed)
-        .map_err(|_| HostRefusal::State)
-}
-
 /// What a put does to its slot.
 pub(crate) enum Change<'a> {
     /// The slot holds this record from now on.
     Put(SlotId, &'a Record),
-    /// The slot is empty from now on.
-    Delete(SlotId),
-    /// Only the guard floor rises.
+    /// The slot is empty from now on: for a verified user only.
+    Delete(SlotId, UserVerified),
+    /// Only the vault's guard floor rises.
     Touch,
 }
 
@@ -70,23 +56,24 @@ pub(crate) enum Change<'a> {
 pub(crate) fn put<P: Platform>(
     turn: &mut Turn<P>,
     guard: &Guard,
-    vault: &Vault,
     named: &ChainPoint,
     change: &Change,
 ) -> Result<(PutDone, PutWrite), Stop> {
+    let vault = open(turn, guard)?;
     if *named != vault.point {
         return Err(Refusal::SyncFirst.into());
     }
     let account = &turn.handle.account;
     let version = vault.point.version.checked_add(1).ok_or(Refusal::Malformed)?;
+    let none = Digest([0; 32]);
     let (slot, action, digest, record) = match change {
         Change::Put(slot, record) => {
             let context = Context::record(account, *slot, version);
             let sealed = seal(turn.platform, &guard.secret.record(), &context, *record)?;
             (*slot, Action::Put, record.digest()?, Some(sealed))
         }
-        Change::Delete(slot) => (*slot, Action::Delete, Digest([0; 32]), None),
-        Change::Touch => (SlotId([0; 32]), Action::Touch, Digest([0; 32]), None),
+        Change::Delete(slot, _) => (*slot, Action::Delete, none, None),
+        Change::Touch => (SlotId([0; 32]), Action::Touch, none, None),
     };
     let event = Event { version, slot, action, digest };
     let point = Chain::Vault.next(sha256, &vault.point, &event).ok_or(Refusal::BrokenChain)?;
@@ -95,25 +82,4 @@ pub(crate) fn put<P: Platform>(
     let sealed = seal(turn.platform, &guard.secret.vault(), &context, &moved)?;
     let done = PutDone { guard: guard.version(), event, vault: point };
     Ok((done, PutWrite { guard: guard.version(), event, vault: sealed, record }))
-}
-
-/// Raises the vault's guard floor to the guard in use.
-pub(crate) fn touch<P: Platform>(
-    turn: &mut Turn<P>,
-    guard: &Guard,
-    vault: &Vault,
-    named: &ChainPoint,
-) -> Result<(PutDone, PutWrite), Stop> {
-    put(turn, guard, vault, named, &Change::Touch)
-}
-
-/// Leaves a tombstone in a slot.
-pub(crate) fn delete<P: Platform>(
-    turn: &mut Turn<P>,
-    guard: &Guard,
-    vault: &Vault,
-    _: &UserVerified,
-    request: &DeletePasskey,
-) -> Result<(PutDone, PutWrite), Stop> {
-    put(turn, guard, vault, &request.vault, &Change::Delete(request.slot))
 }

@@ -61,7 +61,7 @@ fn usage(problem: &str) -> ExitCode {
 
 fn serve(link: transport::Link) -> io::Result<()> {
     hardening::apply();
-    let platform = platform::open()?;
+    let platform = platform::System::open()?;
     eprintln!("keyfold-enclave: serving, platform {}", platform::NAME);
     // Boxed, because the session table is too large for a stack.
     transport::run(link, &mut Box::new(Core::new(platform)))

@@ -1,15 +1,18 @@
-//! Where randomness and reports come from: the processor, or, in builds with the `simulated`
-//! feature, a software chip that protects nothing.
+//! The core's platform: the operating system's generator, the attester of this build, and a one-boot
+//! RSA key.
+//!
+//! Release images attest with the processor. Builds with the `simulated` feature attest with a
+//! software chip that protects nothing, and say so.
 
-#[cfg(feature = "simulated")]
-mod simulated;
 #[cfg(not(feature = "simulated"))]
 mod snp;
 
+use std::io;
+
 #[cfg(feature = "simulated")]
-pub(crate) use simulated::{NAME, open};
+use keyfold_simulated_chip::Chip as Attester;
 #[cfg(not(feature = "simulated"))]
-pub(crate) use snp::{NAME, open};
+use snp::Snp as Attester;
 
 use keyfold_protocol::host::KeyWrap;
 use keyfold_protocol::limits::REPORT;
@@ -17,25 +20,37 @@ use keyfold_trusted::{Platform, PlatformError, RELEASE_MODULUS, RootKey};
 
 use crate::unlock::ReleaseKey;
 
-/// A source of attestation reports.
-pub(crate) trait Attester {
-    /// A fresh report over these data.
-    fn report(&mut self, report_data: &[u8; 64]) -> Result<[u8; REPORT], String>;
-}
+/// What `--version` and the first log line say this build attests with.
+pub(crate) const NAME: &str =
+    if cfg!(feature = "simulated") { "SIMULATED: protects nothing" } else { "snp" };
 
-/// The core's platform: the operating system's generator, an attester, a one-boot RSA key.
-pub(crate) struct System<A> {
-    attester: A,
+/// See the module.
+pub(crate) struct System {
+    attester: Attester,
     release_key: ReleaseKey,
 }
 
-impl<A> System<A> {
-    fn new(attester: A) -> Self {
-        Self { attester, release_key: ReleaseKey::Unmade }
+impl System {
+    /// Opens the attester. Fails where there is none.
+    #[cfg(not(feature = "simulated"))]
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self { attester: Attester::open()?, release_key: ReleaseKey::Unmade })
+    }
+
+    /// Opens the software chip in the directory that KEYFOLD_SIMULATED_CHIP names.
+    #[cfg(feature = "simulated")]
+    pub(crate) fn open() -> io::Result<Self> {
+        let directory = std::env::var_os("KEYFOLD_SIMULATED_CHIP").ok_or_else(|| {
+            io::Error::other(
+                "KEYFOLD_SIMULATED_CHIP is not set: name the dev cloud's chip directory",
+            )
+        })?;
+        let attester = Attester::open(directory.as_ref())?;
+        Ok(Self { attester, release_key: ReleaseKey::Unmade })
     }
 }
 
-impl<A: Attester> Platform for System<A> {
+impl Platform for System {
     fn random(&mut self, bytes: &mut [u8]) -> Result<(), PlatformError> {
         aws_lc_rs::rand::fill(bytes).map_err(|_| PlatformError)
     }
@@ -56,6 +71,6 @@ impl<A: Attester> Platform for System<A> {
         algorithm: KeyWrap,
         wrapped: &[u8],
     ) -> Result<RootKey, PlatformError> {
-        self.release_key.unwrap(algorithm, wrapped)
+        self.release_key.open(algorithm, wrapped)
     }
 }

@@ -3,7 +3,7 @@
 //! A wake costs more than a signature, so one wake serves every frame that has arrived, and replies
 //! leave in batches.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use keyfold_protocol::limits::FRAME;
 use keyfold_trusted::{Core, Platform};
@@ -30,51 +30,48 @@ pub(crate) fn vsock(port: u32) -> io::Result<Link> {
 /// Replies that leave together, at most, while more frames wait.
 const BATCH: usize = 8;
 const LENGTH: usize = 4;
+/// Read at once, at most: many requests.
+const READ: usize = FRAME;
 
 /// Answers frames until the host closes the link.
 pub(crate) fn run<P: Platform>(mut link: Link, core: &mut Core<P>) -> io::Result<()> {
-    let mut input = vec![0; 2 * (LENGTH + FRAME)];
-    let mut filled = 0;
-    let mut replies = Vec::with_capacity(LENGTH + FRAME);
+    let mut from_host = BufReader::with_capacity(READ, link.from_host);
+    let mut frame = Vec::with_capacity(FRAME);
     let mut out = Box::new([0; FRAME]);
-    loop {
-        let read = link.from_host.read(&mut input[filled..])?;
-        if read == 0 {
-            return Ok(());
+    let mut replies = Vec::with_capacity(READ);
+    let mut waiting = 0_usize;
+    while next_frame(&mut from_host, &mut frame)? {
+        let written = core.handle(&frame, &mut out);
+        replies.extend_from_slice(&u32::try_from(written).map_err(io::Error::other)?.to_le_bytes());
+        replies.extend_from_slice(out.get(..written).unwrap_or_default());
+        waiting = waiting.saturating_add(1);
+        if waiting >= BATCH || !has_frame(from_host.buffer()) {
+            link.to_host.write_all(&replies)?;
+            link.to_host.flush()?;
+            replies.clear();
+            waiting = 0;
         }
-        filled += read;
-        let mut used = 0;
-        let mut waiting = 0;
-        while let Some(frame) = next_frame(&input[used..filled])? {
-            let written = core.handle(frame, &mut out);
-            let length = u32::try_from(written).map_err(io::Error::other)?;
-            replies.extend_from_slice(&length.to_le_bytes());
-            replies.extend_from_slice(&out[..written]);
-            used += LENGTH + frame.len();
-            waiting += 1;
-            if waiting == BATCH {
-                flush(&mut link, &mut replies)?;
-                waiting = 0;
-            }
-        }
-        flush(&mut link, &mut replies)?;
-        input.copy_within(used..filled, 0);
-        filled -= used;
     }
+    Ok(())
 }
 
-fn next_frame(input: &[u8]) -> io::Result<Option<&[u8]>> {
-    let Some((length, rest)) = input.split_first_chunk::<LENGTH>() else { return Ok(None) };
-    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(io::Error::other)?;
+/// Reads one frame; false at the end of the link.
+fn next_frame(from_host: &mut impl BufRead, frame: &mut Vec<u8>) -> io::Result<bool> {
+    if from_host.fill_buf()?.is_empty() {
+        return Ok(false);
+    }
+    let mut length = [0; LENGTH];
+    from_host.read_exact(&mut length)?;
+    let length = usize::try_from(u32::from_le_bytes(length)).map_err(io::Error::other)?;
     if length > FRAME {
         return Err(io::Error::other(format!("a frame of {length} bytes; the limit is {FRAME}")));
     }
-    Ok(rest.get(..length))
+    frame.resize(length, 0);
+    from_host.read_exact(frame).map(|()| true)
 }
 
-fn flush(link: &mut Link, replies: &mut Vec<u8>) -> io::Result<()> {
-    link.to_host.write_all(replies)?;
-    link.to_host.flush()?;
-    replies.clear();
-    Ok(())
+/// Whether a whole frame has arrived already: then its reply can share a wake with this one.
+fn has_frame(buffer: &[u8]) -> bool {
+    let Some((length, rest)) = buffer.split_first_chunk::<LENGTH>() else { return false };
+    usize::try_from(u32::from_le_bytes(*length)).is_ok_and(|length| rest.len() >= length)
 }

@@ -6,29 +6,25 @@ use std::path::{Path, PathBuf};
 
 use keyfold_protocol::limits::REPORT;
 
-use super::{Attester, System};
-
-/// What `--version` says this build attests with.
-pub(crate) const NAME: &str = "snp";
-
 const REPORTS: &str = "/sys/kernel/config/tsm/report";
 
 /// The processor's attester.
 pub(crate) struct Snp;
 
-/// Opens the platform. Fails where there is no SEV-SNP.
-pub(crate) fn open() -> io::Result<System<Snp>> {
-    if !Path::new(REPORTS).is_dir() {
-        return Err(io::Error::other(format!(
-            "{REPORTS} is missing: this is no SEV-SNP guest, or its kernel lacks CONFIG_TSM_REPORTS \
-             and CONFIG_SEV_GUEST (load the modules tsm and sev-guest), or configfs is not mounted"
-        )));
+impl Snp {
+    /// Fails where there is no SEV-SNP.
+    pub(crate) fn open() -> io::Result<Self> {
+        if Path::new(REPORTS).is_dir() {
+            return Ok(Self);
+        }
+        Err(io::Error::other(format!(
+            "{REPORTS} is missing: this is no SEV-SNP guest, or its kernel lacks the modules tsm and \
+             sev-guest, or configfs is not mounted"
+        )))
     }
-    Ok(System::new(Snp))
-}
 
-impl Attester for Snp {
-    fn report(&mut self, report_data: &[u8; 64]) -> Result<[u8; REPORT], String> {
+    /// A fresh report at VMPL 0.
+    pub(crate) fn report(&self, report_data: &[u8; 64]) -> Result<[u8; REPORT], String> {
         let entry = Entry::create().map_err(|error| format!("{REPORTS}: {error}"))?;
         entry.write("privlevel", b"0")?;
         entry.write("inblob", report_data)?;
