@@ -4,7 +4,9 @@ use ring::{aead, digest, hkdf, rand};
 
 /// SHA-256 over the concatenation of the parts.
 pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    digest::digest(&digest::SHA256, &parts.concat()).as_ref().try_into().expect("32 bytes")
+    let mut context = digest::Context::new(&digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    context.finish().as_ref().try_into().expect("32 bytes")
 }
 
 /// HKDF-Expand to 32 bytes.

@@ -94,6 +94,8 @@ pub struct Enclave {
     pub commitment: Digest,
     /// Its channel's public key.
     pub channel_key: Vec<u8>,
+    /// When present: every frame it was given.
+    pub log: Option<Vec<Vec<u8>>>,
 }
 
 /// A configuration that trusts this ledger.
@@ -120,6 +122,7 @@ impl Enclave {
             config_hash: Digest([0; 32]),
             commitment: Digest([0; 32]),
             channel_key: Vec::new(),
+            log: None,
         }
     }
 
@@ -154,6 +157,9 @@ impl Enclave {
 
     /// Any bytes through the core.
     pub fn call_raw(&mut self, frame: &[u8]) -> Vec<u8> {
+        if let Some(log) = &mut self.log {
+            log.push(frame.to_vec());
+        }
         let written = self.core.handle(frame, &mut self.out);
         self.out[..written].to_vec()
     }
@@ -161,6 +167,11 @@ impl Enclave {
     /// An encoded frame through the core, its reply left where it is: for benchmarks.
     pub fn run(&mut self, frame: &[u8]) -> usize {
         self.core.handle(frame, &mut self.out)
+    }
+
+    /// The reply that [`Self::run`] left.
+    pub fn reply(&self, written: usize) -> &[u8] {
+        &self.out[..written]
     }
 
     /// One frame through the core that must be refused.

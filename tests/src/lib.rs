@@ -12,4 +12,5 @@ pub mod hostile;
 pub mod ledger;
 pub mod oracle;
 pub mod samples;
+pub mod script;
 pub mod world;
