@@ -121,7 +121,7 @@ impl Config {
     }
 }
 
-/// A running dev cloud. Dropping it stops serving at once; [`DevCloud::stop`] does it in order.
+/// A running dev cloud. Dropping it cuts everything off; [`DevCloud::stop`] ends it in order.
 pub struct DevCloud {
     inner: Arc<Inner>,
     servers: Servers,
@@ -203,6 +203,13 @@ impl DevCloud {
         self.servers.stop().await;
         let ledger = self.inner.ledger.clone();
         let _ = tokio::task::spawn_blocking(move || ledger.close()).await;
+    }
+}
+
+impl Drop for DevCloud {
+    fn drop(&mut self) {
+        // The directory's lock goes next: nothing may write after it.
+        self.inner.ledger.close();
     }
 }
 

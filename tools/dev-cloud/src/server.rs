@@ -14,22 +14,34 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-/// How long running requests may take to end when the dev cloud stops.
+/// How long running requests may take to end when the dev cloud stops, and a port to become free.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Binds a loopback port; 0 takes any free one.
+/// Binds a loopback port; 0 takes any free one. A port that is just being freed is waited for.
 pub(crate) async fn bind(port: u16, service: &str) -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.with_context(|| {
-        format!("port {port}, wanted for {service}, is taken: stop what uses it, or choose another")
-    })
+    let deadline = Instant::now() + GRACE;
+    loop {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() != ErrorKind::AddrInUse || Instant::now() > deadline => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "port {port}, wanted for {service}, is taken: stop what uses it, or choose another"
+                    )
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 /// Every listener's tasks, and the signal that ends them.
