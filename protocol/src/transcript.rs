@@ -5,12 +5,13 @@
 //! concatenation of the parts.
 
 use crate::client::{Action, KeyKind};
-use crate::host::Event;
+use crate::host::{Config, Event};
 use crate::ids::{
     Account, AccountId, ChainPoint, ChannelKeyId, DeviceId, Digest, LedgerTag, P256PublicKey,
     SessionId,
 };
 use crate::limits::PROTOCOL_VERSION;
+use crate::wire::{self, Malformed};
 
 /// SHA-256 over the concatenation of the parts.
 pub type Sha256 = fn(&[&[u8]]) -> [u8; 32];
@@ -48,6 +49,14 @@ pub fn session_id(sha256: Sha256, encapsulated_key: &[u8]) -> SessionId {
 fn first_16(digest: [u8; 32]) -> [u8; 16] {
     let mut first = digest.into_iter();
     core::array::from_fn(|_| first.next().unwrap_or_default())
+}
+
+/// What makes one image the enclave of one deployment; part of every claim, and of the policy under
+/// which the root key is released.
+pub fn config_hash(sha256: Sha256, config: &Config) -> Result<Digest, Malformed> {
+    let mut encoded = [0; 512];
+    let used = wire::encode(config, &mut encoded)?;
+    Ok(Digest(sha256(&[b"keyfold/config/1", encoded.get(..used).ok_or(Malformed)?])))
 }
 
 /// HPKE `info`: what a session's keys are bound to.

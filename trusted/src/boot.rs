@@ -33,10 +33,7 @@ pub(crate) struct Keyed {
 
 impl Configured {
     pub(crate) fn new(config: Config) -> Result<Self, HostRefusal> {
-        let mut encoded = [0; 512];
-        let used = wire::encode(&config, &mut encoded).map_err(|_| HostRefusal::Malformed)?;
-        let encoded = encoded.get(..used).ok_or(HostRefusal::Malformed)?;
-        let config_hash = Digest(sha256(&[b"keyfold/config/1", encoded]));
+        let config_hash = config_hash(sha256, &config).map_err(|_| HostRefusal::Malformed)?;
         Ok(Self { config, config_hash })
     }
 
