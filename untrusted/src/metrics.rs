@@ -26,6 +26,11 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
+    /// Follows a count kept elsewhere.
+    pub fn raise_to(&self, value: u64) {
+        self.0.fetch_max(value, Ordering::Relaxed);
+    }
+
     /// So far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

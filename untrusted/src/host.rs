@@ -1,0 +1,224 @@
+//! A whole host in one value: what the binary runs and what tests start in-process.
+
+use crate::azure::{Cloud, KeyRelease};
+use crate::config::{Config, EnclaveLink};
+use crate::enclave::{Connect, Links, Setup};
+use crate::http::{self, App, Deployment, Mailboxes, Server};
+use crate::identity::Identity;
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::service::{Parts, Service};
+use crate::storage::{Sqlite, Storage, sqlite};
+use anyhow::{Context, Result, anyhow};
+use keyfold_protocol::host::Config as EnclaveConfig;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Between two looks at the ledger's identity.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// A host about to start; parts can be replaced.
+pub struct Builder {
+    config: Config,
+    connectors: Option<Vec<Arc<dyn Connect>>>,
+    release: Option<Arc<dyn KeyRelease>>,
+    storage: Option<Arc<dyn Storage>>,
+}
+
+/// A running host. Dropping it without [`Host::stop`] cuts everything off, as a crash would.
+pub struct Host {
+    public: SocketAddr,
+    admin: SocketAddr,
+    service: Arc<Service>,
+    stopping: watch::Sender<bool>,
+    servers: JoinSet<()>,
+    _background: JoinSet<()>,
+}
+
+impl Builder {
+    /// Enclaves reached another way than configured.
+    pub fn connectors(mut self, connectors: Vec<Arc<dyn Connect>>) -> Self {
+        self.connectors = Some(connectors);
+        self
+    }
+
+    /// The root key from elsewhere than the configured services.
+    pub fn release(mut self, release: Arc<dyn KeyRelease>) -> Self {
+        self.release = Some(release);
+        self
+    }
+
+    /// State kept elsewhere than in the configured database.
+    pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
+        self.storage = Some(storage);
+        self
+    }
+
+    /// Opens the storage, binds both listeners, starts the enclaves. Returns as soon as requests are
+    /// answered; until an enclave is ready with `enclave-starting`.
+    pub async fn start(self) -> Result<Host> {
+        let config = self.config;
+        let metrics = Arc::<Metrics>::default();
+        let mut background = JoinSet::new();
+        let storage = match self.storage {
+            Some(storage) => storage,
+            None => open_storage(&config, &metrics, &mut background)?,
+        };
+        let ledger = Ledger::new(config.ledger.clone(), metrics.clone());
+        let ledger = Arc::new(ledger.map_err(|error| anyhow!("ledger: {error}"))?);
+        let public = bind(config.listen.public, "listen.public").await?;
+        let admin = bind(config.listen.admin, "listen.admin").await?;
+        let release = match self.release {
+            Some(release) => release,
+            None => {
+                let cloud = Cloud::new(config.azure.clone());
+                Arc::new(cloud.map_err(|error| anyhow!("azure: {error}"))?)
+            }
+        };
+        let connectors = self
+            .connectors
+            .unwrap_or_else(|| config.enclave.iter().map(EnclaveLink::connector).collect());
+        let setup = Setup {
+            config: EnclaveConfig {
+                deployment: config.deployment.name.clone(),
+                ledger_key: config.ledger.service_key,
+                ledger_issuer: config.ledger.issuer.clone(),
+                fresh_read: config.deployment.fresh_read,
+            },
+            release,
+            queue: config.limits.enclave_queue,
+            metrics: metrics.clone(),
+        };
+        let http =
+            reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        let identity = Arc::new(Identity::new(config.identity.clone(), http, metrics.clone()));
+        let service = Service::new(Parts {
+            storage,
+            ledger: ledger.clone(),
+            links: Links::start(connectors, setup),
+            identity: identity.clone(),
+            metrics: metrics.clone(),
+            fresh_read: config.deployment.fresh_read,
+            fresh_operations_per_hour: config.limits.fresh_operations_per_hour,
+        });
+        background.spawn(service.clone().keep_recovering());
+        background.spawn(watch_ledger(ledger));
+        let stopping = watch::Sender::new(false);
+        let app = Arc::new(App {
+            service: service.clone(),
+            identity,
+            deployment: Deployment::new(config.deployment.statement.clone()),
+            mailboxes: Mailboxes::default(),
+            metrics: metrics.clone(),
+            arrival_timeout: config.limits.arrival_timeout,
+            stopping: stopping.subscribe(),
+        });
+        let server = |listener, router, metrics| Server {
+            listener,
+            router,
+            connections: config.limits.connections,
+            arrival_timeout: config.limits.arrival_timeout,
+            drain: config.limits.drain,
+            metrics,
+        };
+        let public = server(public, http::router(app.clone()), metrics);
+        // Not among the public connections' counts.
+        let admin = server(admin, http::admin_router(app), Arc::default());
+        let (public_address, admin_address) = (public.address()?, admin.address()?);
+        let mut servers = JoinSet::new();
+        servers.spawn(public.run(stopping.subscribe()));
+        servers.spawn(admin.run(stopping.subscribe()));
+        tracing::info!(public = %public_address, admin = %admin_address, "listening");
+        Ok(Host {
+            public: public_address,
+            admin: admin_address,
+            service,
+            stopping,
+            servers,
+            _background: background,
+        })
+    }
+}
+
+impl Host {
+    /// A host as configured; replace parts, then [`Builder::start`].
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, connectors: None, release: None, storage: None }
+    }
+
+    /// Where clients connect.
+    pub fn public_address(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// Where operators look.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What it serves with: its links, its storage, its counts.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// Returns when every link serves; false when that takes longer than `patience`.
+    pub async fn ready(&self, patience: Duration) -> bool {
+        let links = &self.service.parts().links;
+        let mut ready = links.ready();
+        let all = ready.wait_for(|ready| *ready >= links.count());
+        tokio::time::timeout(patience, all).await.is_ok_and(|ready| ready.is_ok())
+    }
+
+    /// Stops accepting, lets requests end, then ends the enclaves and closes the storage.
+    pub async fn stop(mut self) {
+        self.stopping.send_replace(true);
+        while self.servers.join_next().await.is_some() {}
+        self.service.parts().links.stop().await;
+        tracing::info!("stopped");
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{key} = {address} cannot be bound"))
+}
+
+fn open_storage(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    background: &mut JoinSet<()>,
+) -> Result<Arc<dyn Storage>> {
+    let options = sqlite::Options {
+        cache_mib: config.storage.cache_mib,
+        ..sqlite::Options::new(&config.storage.path)
+    };
+    let storage = Sqlite::open(&options)
+        .with_context(|| format!("storage.path = {}", config.storage.path.display()))?;
+    let (stats, metrics) = (storage.stats(), metrics.clone());
+    background.spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tick.tick().await;
+            let (transactions, operations) = (&stats.transactions, &stats.operations);
+            metrics.storage_transactions.raise_to(transactions.load(Ordering::Relaxed));
+            metrics.storage_operations.raise_to(operations.load(Ordering::Relaxed));
+        }
+    });
+    Ok(Arc::new(storage))
+}
+
+/// Keeps what is known of the ledger's identity fresh, so that a change is told before it is met.
+async fn watch_ledger(ledger: Arc<Ledger>) {
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        // What is wrong is logged where it is found.
+        if let Err(error) = ledger.look().await {
+            tracing::warn!("the ledger's identity: {error}");
+        }
+    }
+}
