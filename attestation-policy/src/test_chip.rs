@@ -246,8 +246,13 @@ pub(crate) const SHA384: &str = "2.16.840.1.101.3.4.2.2";
 
 /// RSASSA-PSS with the hash throughout.
 pub(crate) fn pss_algorithm(hash: &str, salt_length: u8) -> Vec<u8> {
-    let hash = sequence(&[oid(hash), vec![0x05, 0x00]]);
-    let mask = sequence(&[oid("1.2.840.113549.1.1.8"), hash.clone()]);
+    pss_algorithm_with_mask(hash, hash, salt_length)
+}
+
+/// RSASSA-PSS with another hash in its mask generation function.
+pub(crate) fn pss_algorithm_with_mask(hash: &str, mask_hash: &str, salt_length: u8) -> Vec<u8> {
+    let [hash, mask_hash] = [hash, mask_hash].map(|hash| sequence(&[oid(hash), vec![0x05, 0x00]]));
+    let mask = sequence(&[oid("1.2.840.113549.1.1.8"), mask_hash]);
     let parameters =
         sequence(&[tlv(0xA0, &[hash]), tlv(0xA1, &[mask]), tlv(0xA2, &[integer(salt_length)])]);
     sequence(&[oid("1.2.840.113549.1.1.10"), parameters])

@@ -6,7 +6,8 @@ use super::{CONFIG, Case, ROOT};
 use crate::chain::RootKind;
 use crate::field::{CertificatePart as Part, Field, Role};
 use crate::test_chip::{
-    self, SHA256, Signer, basic_constraints, integer, p384_key, pss_algorithm, rsa_key, tlv,
+    self, SHA256, Signer, basic_constraints, integer, p384_key, pss_algorithm,
+    pss_algorithm_with_mask, rsa_key, tlv,
 };
 use crate::values::Sha256;
 
@@ -55,8 +56,16 @@ fn chain_negatives() -> Vec<(Field, &'static str, Change)> {
             case.chip.vcek.algorithm = pss_algorithm(SHA256, 48);
             case.chip.vcek.outer_algorithm = pss_algorithm(SHA256, 48);
         }),
-        (C(Ask, Part::SignatureAlgorithm), "not the same twice", |case| {
+        (C(Ask, Part::SignatureAlgorithm), "another outside", |case| {
             case.chip.ask.outer_algorithm = pss_algorithm(SHA256, 48);
+        }),
+        (C(Ask, Part::SignatureAlgorithm), "another inside", |case| {
+            case.chip.ask.algorithm = pss_algorithm(SHA256, 48);
+        }),
+        (C(Vcek, Part::SignatureAlgorithm), "mask with SHA-256", |case| {
+            let algorithm = pss_algorithm_with_mask(test_chip::SHA384, SHA256, 48);
+            case.chip.vcek.algorithm = algorithm.clone();
+            case.chip.vcek.outer_algorithm = algorithm;
         }),
         (C(Ark, Part::SignatureAlgorithm), "short salt", |case| {
             case.chip.ark.algorithm = pss_algorithm(test_chip::SHA384, 20);
