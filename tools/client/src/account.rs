@@ -294,8 +294,7 @@ impl Client {
     pub(crate) async fn approve_device(&self, device: Device) -> Result<u64, Error> {
         let keys = (&device.device_key, &device.uv_key);
         let id = keyfold_protocol::transcript::device_id(sha256, keys.0, keys.1);
-        let request =
-            |base| Request::ApproveDevice(ApproveDevice { base, device: device.clone() });
+        let request = |base| Request::ApproveDevice(ApproveDevice { base, device: device.clone() });
         let done = |overview: &Overview| lists(overview, &id);
         let uv = KeyKind::UserVerification;
         match self.change_guard(request, Class::Guard, uv, done).await {
@@ -422,3 +421,6 @@ fn join_audit(known: ChainPoint, came: ChainPoint) -> Result<ChainPoint, Error> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,12 +63,9 @@ impl Session {
         let public = <XWing as Kem>::PublicKey::from_bytes(channel_key)
             .map_err(|_| ChannelError::InvalidKey)?;
         let info = transcript::channel_info(config, &key_id);
-        let (enc, exporter) = hpke::setup_sender::<ExportOnlyAead, HkdfSha256, XWing>(
-            &OpModeS::Base,
-            &public,
-            &info,
-        )
-        .map_err(|_| ChannelError::InvalidKey)?;
+        let (enc, exporter) =
+            hpke::setup_sender::<ExportOnlyAead, HkdfSha256, XWing>(&OpModeS::Base, &public, &info)
+                .map_err(|_| ChannelError::InvalidKey)?;
         let export = |label: &[u8]| {
             let mut key = Zeroizing::new([0; 32]);
             exporter.export(label, key.as_mut()).map_err(|_| ChannelError::InvalidKey)?;

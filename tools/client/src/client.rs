@@ -10,7 +10,7 @@ use std::sync::Arc;
 use keyfold_protocol::client::{
     Class, Envelope, KeyKind, Refusal, Request, SignedRequest, Success,
 };
-use keyfold_protocol::ids::{Account, Digest};
+use keyfold_protocol::ids::{Account, AccountId, Digest};
 use keyfold_protocol::{limits, wire};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -79,6 +79,24 @@ impl Client {
     pub async fn deployment(&self) -> Result<Arc<Deployment>, Error> {
         let mut connection = self.0.connection.lock().await;
         self.verified(&mut connection).await
+    }
+
+    /// Signs in now, where every request otherwise does by itself; returns whose account it is.
+    /// With `fresh`, a sign-in of the last minutes is needed.
+    ///
+    /// # Errors
+    /// [`Error::Identity`]; [`Error::OtherAccount`]; what [`Self::deployment`] can give.
+    pub async fn sign_in(&self, fresh: bool) -> Result<AccountId, Error> {
+        Ok(self.signed_in(fresh).await?.account_id())
+    }
+
+    /// Opens a session now, where the first request otherwise does by itself.
+    ///
+    /// # Errors
+    /// [`Error::Host`], [`Error::Unreachable`]; what [`Self::sign_in`] can give.
+    pub async fn connect(&self) -> Result<(), Error> {
+        let sign_in = self.signed_in(false).await?;
+        self.session(&sign_in).await.map(drop)
     }
 
     /// Where local state is kept.
@@ -198,9 +216,9 @@ impl Client {
     fn note(&self, reply: &Reply, known: u64) -> Result<(), Error> {
         let came = match reply.outcome()? {
             Ok(success) => guard_of(&success),
-            Err(
-                refusal @ (Refusal::StaleGuard | Refusal::StaleVault | Refusal::BrokenChain),
-            ) => return Err(Fork::RefusedState(refusal).into()),
+            Err(refusal @ (Refusal::StaleGuard | Refusal::StaleVault | Refusal::BrokenChain)) => {
+                return Err(Fork::RefusedState(refusal).into());
+            }
             Err(refusal) => return Err(Error::Refused(refusal)),
         };
         if came < known {

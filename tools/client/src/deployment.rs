@@ -217,3 +217,6 @@ fn appraise(
 pub(crate) fn now() -> Result<Timestamp, DeploymentError> {
     Timestamp::now().map_err(|_| DeploymentError::Clock)
 }
+
+#[cfg(test)]
+mod tests;

@@ -213,8 +213,7 @@ mod tests {
     #[test]
     fn the_id_is_the_hash_of_both_keys() {
         let keys = SoftwareKeys::generate();
-        let expected =
-            sha256(&[b"keyfold/device/1", &keys.presence_key().0, &keys.uv_key().0]);
+        let expected = sha256(&[b"keyfold/device/1", &keys.presence_key().0, &keys.uv_key().0]);
         assert_eq!(keys.id().0, expected[..16]);
         assert!(P256Key::from_pkcs8(b"no key").is_err());
     }

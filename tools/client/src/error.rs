@@ -158,7 +158,9 @@ impl From<Fork> for Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SyncError {
     /// Pages ended before the sealed head.
-    #[error("the sync stopped at version {reached} of {head}; try again, then report this deployment")]
+    #[error(
+        "the sync stopped at version {reached} of {head}; try again, then report this deployment"
+    )]
     Incomplete {
         /// Where the pages ended.
         reached: u64,
@@ -172,7 +174,9 @@ pub enum SyncError {
         at: u64,
     },
     /// A slot's last event put a passkey that did not come.
-    #[error("the sync withheld the passkey put at version {at}; try again, then report this deployment")]
+    #[error(
+        "the sync withheld the passkey put at version {at}; try again, then report this deployment"
+    )]
     RecordMissing {
         /// The version that put it.
         at: u64,

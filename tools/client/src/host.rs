@@ -147,7 +147,10 @@ async fn problem(url: &str, answer: Response) -> Problem {
             .as_ref()
             .and_then(|document| document.detail.as_deref())
             .map_or_else(|| format!("{reason}; check the address, then try again"), printable),
-        request_id: document.and_then(|document| document.instance).map(|id| printable(&id)).or(request_id),
+        request_id: document
+            .and_then(|document| document.instance)
+            .map(|id| printable(&id))
+            .or(request_id),
         retry_after,
     }
 }

@@ -15,6 +15,9 @@ pub mod pin;
 pub mod requests;
 pub mod store;
 mod sync;
+#[cfg(test)]
+mod testing;
+pub mod webauthn;
 
 pub use client::Client;
 pub use crypto::sha256;

@@ -41,7 +41,9 @@ const PLAINTEXT: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PairingError {
     /// What was typed is no code.
-    #[error("this is no pairing code: it has twenty letters and digits; check it and type it again")]
+    #[error(
+        "this is no pairing code: it has twenty letters and digits; check it and type it again"
+    )]
     NotACode,
     /// A character was mistyped.
     #[error("the pairing code has a typing error; check it and type it again")]

@@ -126,9 +126,30 @@ mod tests {
     #[test]
     fn what_is_guessed_first_is_refused() {
         let common = [
-            "123456", "654321", "012345", "890123", "210987", "000000", "111111111111", "121212",
-            "123123", "112233", "abcdef", "ABCDEF", "fedcba", "xyzxyz", "password", "Password1",
-            "qwerty", "QWERTZ", "iloveyou", "159753", "147258", "102030", "696969", "letmein",
+            "123456",
+            "654321",
+            "012345",
+            "890123",
+            "210987",
+            "000000",
+            "111111111111",
+            "121212",
+            "123123",
+            "112233",
+            "abcdef",
+            "ABCDEF",
+            "fedcba",
+            "xyzxyz",
+            "password",
+            "Password1",
+            "qwerty",
+            "QWERTZ",
+            "iloveyou",
+            "159753",
+            "147258",
+            "102030",
+            "696969",
+            "letmein",
         ];
         for pin in common {
             assert_eq!(Pin::new(pin).err(), Some(PinError::Common), "{pin}");

@@ -8,8 +8,8 @@ use keyfold_protocol::client::{
     PutDone, Refusal, Request, Success, UpdatePasskey, UserNames,
 };
 use keyfold_protocol::ids::{ChainPoint, CredentialId, RpId, UserHandle};
-use keyfold_protocol::transcript::Chain;
 use keyfold_protocol::limits;
+use keyfold_protocol::transcript::Chain;
 
 use crate::channel::Reply;
 use crate::client::{Ask, Client, guard_moved, sync_first};
@@ -237,8 +237,7 @@ impl Client {
     /// # Errors
     /// As [`Client::sync`].
     pub async fn touch(&self) -> Result<(), Error> {
-        let request =
-            |state: &AccountState| Ok((Request::Touch(state.vault), Class::Put(None)));
+        let request = |state: &AccountState| Ok((Request::Touch(state.vault), Class::Put(None)));
         let (base, reply) = self.put(request, KeyKind::Presence).await?;
         self.apply(base, &put_done(&reply)?, Action::Touch, |_| {})?;
         self.set_touch_due(false)
@@ -309,3 +308,6 @@ fn find<'a>(state: &'a AccountState, credential: &CredentialId) -> Result<&'a Pa
     let mut all = state.passkeys.iter();
     all.find(|passkey| passkey.credential == *credential).ok_or(Error::NoSuchPasskey)
 }
+
+#[cfg(test)]
+mod tests;

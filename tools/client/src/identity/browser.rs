@@ -96,8 +96,7 @@ async fn wait(
 ) -> Result<String, IdentityError> {
     loop {
         let accepted = listener.accept().await;
-        let (mut stream, _) =
-            accepted.map_err(|error| IdentityError::Source(error.to_string()))?;
+        let (mut stream, _) = accepted.map_err(|error| IdentityError::Source(error.to_string()))?;
         let read = tokio::time::timeout(Duration::from_secs(5), target(&mut stream)).await;
         let outcome = read.ok().flatten().and_then(|url| callback(&url, state, request));
         let (status, text) = match &outcome {

@@ -74,20 +74,21 @@ impl Client {
     /// On a new device: offers its keys under the secret that was typed or scanned, waits to be
     /// approved, checks everything, and returns the account with its list of devices, which the
     /// person should look at. [`crate::pairing::fingerprint`] of this device's id is what to show
-    /// meanwhile.
+    /// meanwhile. If the last step fails for want of a connection, call it again.
     ///
     /// # Errors
     /// [`PairingError`] for each check; [`Error::AlreadyRegistered`].
-    pub async fn join(
-        &self,
-        secret: &PairingSecret,
-        device_name: &str,
-    ) -> Result<Overview, Error> {
+    pub async fn join(&self, secret: &PairingSecret, device_name: &str) -> Result<Overview, Error> {
         let device_name: Name = name("the device's name", device_name)?;
         if self.store().load()?.account.is_some_and(|account| account.registered) {
             return Err(Error::AlreadyRegistered);
         }
         let account = self.signed_in(false).await?.account_id();
+        match self.finish_joining().await {
+            // Nothing was begun, or it came to nothing.
+            Err(Error::NotRegistered | Error::Refused(_) | Error::Host(_)) => {}
+            joined_or_alarm => return joined_or_alarm,
+        }
         let keys = Keys::new(secret);
         let offer = keys.seal_offer(&Offer { account, device: self.device(device_name.clone()) });
         self.send(&keys, Mailbox::Offer, &offer).await?;
@@ -101,10 +102,21 @@ impl Client {
         }
         self.check_statement(&answer).await?;
         self.settle(&answer, device_name)?;
-        let overview = self.status().await?;
-        if !overview.devices.iter().any(|device| device.id == answer.device) {
+        self.finish_joining().await
+    }
+
+    /// A device has joined once the ledger confirms an account that lists it. Until then it can
+    /// try again, with the same answer or another.
+    async fn finish_joining(&self) -> Result<Overview, Error> {
+        let settled = self.store().load()?.account.filter(|account| account.guard_seen > 0);
+        let overview = self.read_status(settled.ok_or(Error::NotRegistered)?).await?;
+        if !overview.devices.iter().any(|device| device.id == self.keys().id()) {
             return Err(PairingError::OtherDevice.into());
         }
+        self.update(|state| {
+            state.registered = true;
+            Ok(())
+        })?;
         Ok(overview)
     }
 
@@ -130,7 +142,6 @@ impl Client {
     /// Starts from what the trusted device knew.
     fn settle(&self, answer: &Answer, device_name: Name) -> Result<(), Error> {
         let mut account = AccountState::new(answer.account, self.keys().id(), device_name);
-        account.registered = true;
         account.guard_seen = answer.guard;
         account.audit = ChainPoint { version: answer.guard, head: answer.audit_head };
         account.audit_told = account.audit;

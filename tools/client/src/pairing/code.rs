@@ -91,14 +91,14 @@ mod tests {
     #[test]
     fn codes_are_read_as_people_write_them() {
         let secret = PairingSecret { symbols: std::array::from_fn(|at| at as u8) };
-        assert_eq!(secret.code(), "01234-56789-ABCDE-FGH9B");
-        assert_eq!(secret.qr_payload(), "KEYFOLD:PAIR:1:0123456789ABCDEFGH9B");
+        assert_eq!(secret.code(), "01234-56789-ABCDE-FGHTM");
+        assert_eq!(secret.qr_payload(), "KEYFOLD:PAIR:1:0123456789ABCDEFGHTM");
         for text in [
-            "01234-56789-ABCDE-FGH9B",
-            " 0123456789abcdefgh9b ",
-            "ol234 56789 abcde fgh9b",
-            "oi234-56789-abcde-fgh9b",
-            "KEYFOLD:PAIR:1:0123456789ABCDEFGH9B",
+            "01234-56789-ABCDE-FGHTM",
+            " 0123456789abcdefghtm ",
+            "ol234 56789 abcde fghtm",
+            "oi234-56789-abcde-fghtm",
+            "KEYFOLD:PAIR:1:0123456789ABCDEFGHTM",
         ] {
             assert_eq!(PairingSecret::parse(text).unwrap().symbols, secret.symbols, "{text}");
         }
@@ -106,11 +106,11 @@ mod tests {
 
     #[test]
     fn what_is_no_code_is_refused() {
-        for text in ["", "01234", "01234-56789-ABCDE-FGH9", "01234-56789-ABCDE-FGH9B0", "U1234"] {
+        for text in ["", "01234", "01234-56789-ABCDE-FGHT", "01234-56789-ABCDE-FGHTM0", "U1234"] {
             let error = PairingSecret::parse(text).err();
             assert_eq!(error, Some(PairingError::NotACode), "{text:?}");
         }
-        let other = "KEYFOLD:PAIR:2:0123456789ABCDEFGH9B";
+        let other = "KEYFOLD:PAIR:2:0123456789ABCDEFGHTM";
         assert_eq!(PairingSecret::parse(other).err(), Some(PairingError::NotACode));
     }
 
@@ -127,7 +127,8 @@ mod tests {
                 }
                 typed[at] = *letter;
                 wrong += 1;
-                missed += u32::from(PairingSecret::parse(&String::from_utf8(typed).unwrap()).is_ok());
+                missed +=
+                    u32::from(PairingSecret::parse(&String::from_utf8(typed).unwrap()).is_ok());
             }
         }
         assert_eq!(wrong, 20 * 31);

@@ -17,7 +17,7 @@ pub(super) const FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    format: u32,
+    pub(super) format: u32,
     /// The newest deployment statement ever accepted: no older one, and no other one of the same
     /// serial, is accepted after it.
     pub deployment: Option<SeenStatement>,
