@@ -138,3 +138,6 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
 fn json(part: &str) -> Result<Value, String> {
     serde_json::from_slice(&base64url(part)?).map_err(|error| format!("the release: {error}"))
 }
+
+#[cfg(test)]
+mod tests;
