@@ -164,6 +164,11 @@ impl Session {
         let nonce = transcript::request_nonce(counter);
         let aad = transcript::request_aad(&self.id, account);
         let frame = aead_seal(&self.request_key, nonce, &aad, plaintext);
+        self.expect_reply(counter, frame)
+    }
+
+    /// A frame, whoever sealed it, with the key that its reply has in this session.
+    pub fn expect_reply(&self, counter: u64, frame: Vec<u8>) -> Sent {
         let info: [&[u8]; 2] = [transcript::REPLY_KEY, &sha256(&[&frame])];
         let reply_key = hkdf_expand(&self.response_key, &info);
         Sent { counter, frame, reply_key }

@@ -15,7 +15,7 @@ use crate::crypto::{random, sha256};
 use crate::device::{Sent, Session, TestDevice};
 use crate::enclave::decode;
 use crate::ledger::{ISSUER, Ledger};
-use crate::world::{Attach, Denied, Opened, StagedRow, Stored, World};
+use crate::world::{Denied, Opened, StagedRow, Stored, World};
 
 /// The relying party of most tests.
 pub const RP: &str = "example.com";
@@ -265,9 +265,4 @@ pub fn damage(attached: &mut Option<(u64, Vec<u8>)>, bit: usize) {
 /// Says that an attached object is of another version than it is.
 pub fn misname(attached: &mut Option<(u64, Vec<u8>)>) {
     attached.as_mut().expect("something attached").0 += 1;
-}
-
-/// Nothing attached at all.
-pub fn nothing(attach: &mut Attach) {
-    *attach = Attach::default();
 }

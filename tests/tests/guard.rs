@@ -234,6 +234,27 @@ fn the_same_change_twice_has_two_digests() {
 }
 
 #[test]
+fn an_accounts_tag_is_its_own() {
+    let tag = |world: &mut World| {
+        let device = TestDevice::new("laptop");
+        world.stage(&device, &enroll(&device), Class::Enroll).1.tag
+    };
+    let mut world = World::new();
+    let own = tag(&mut world);
+    assert_eq!(tag(&mut world), own, "whoever asks");
+    let other = Account { id: AccountId([1; 32]), generation: 1 };
+    for account in [other, world.next_generation()] {
+        assert_ne!(world.in_account(account, tag).1, own, "{account:?}");
+    }
+    world.config.deployment = label("best");
+    world.reboot();
+    assert_ne!(tag(&mut world), own, "another deployment");
+    world.enclave = Enclave::boot(&world.config, &[1; 32]);
+    world.open_session();
+    assert_ne!(tag(&mut world), own, "another root");
+}
+
+#[test]
 fn a_guard_request_counts_for_one_version_only() {
     let (mut world, mut laptop, phone) = World::with_phone();
     let anchor = Request::Anchor(world.base());
@@ -303,9 +324,9 @@ fn a_guard_serves_no_other_deployment_ledger_or_root() {
     type Move = fn(&mut World);
     let foreign = Denied::Client(Refusal::ForeignGuard);
     let rows: [(&str, Move, Denied); 5] = [
-        ("another deployment", |world| world.config.deployment = label("other"), foreign),
+        ("another deployment", |world| world.config.deployment = label("best"), foreign),
         ("another ledger", |world| world.config.ledger_key = Ledger::new().public_key(), foreign),
-        ("another issuer", |world| world.config.ledger_issuer = label("other.test"), foreign),
+        ("another issuer", |world| world.config.ledger_issuer = label("ledger.best"), foreign),
         (
             "a deployment whose two names only look the same side by side",
             |world| {
@@ -407,10 +428,18 @@ fn an_enrolment_is_signed_by_the_device_it_registers() {
     let device = TestDevice::new("laptop");
     let request = enroll(&device);
     type Bend = fn(&mut Forgery, &TestDevice);
-    let rows: [(&str, Bend, bool); 4] = [
+    let rows: [(&str, Bend, bool); 5] = [
         ("signed by a stranger", |_, _| {}, true),
         ("in the name of a stranger", |f, stranger| f.named_device = stranger.id(), false),
         ("a stranger's in its own name", |f, stranger| f.named_device = stranger.id(), true),
+        (
+            "called verified",
+            |f, _| {
+                f.key = KeyKind::UserVerification;
+                f.named_key = KeyKind::UserVerification;
+            },
+            false,
+        ),
         (
             "signed by the UV key",
             |f, _| {

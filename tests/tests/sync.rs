@@ -420,36 +420,27 @@ fn point_at(world: &World, version: u64) -> ChainPoint {
 
 #[test]
 fn a_sync_starts_where_the_chain_was() {
-    let mut scene = scene();
-    let end = scene.points[6];
+    let Scene { mut world, laptop, points, .. } = scene();
+    let (end, head) = (points[6], Digest([1; 32]));
+    let next = Chain::Vault.genesis(sha256, &world.next_generation());
     let rows = [
-        ("zero, but not this account's", ChainPoint { version: 0, head: Digest([1; 32]) }, BROKEN),
-        ("zero of the next generation", scene.next_genesis(), BROKEN),
-        ("the end with another head", ChainPoint { head: Digest([1; 32]), ..end }, BROKEN),
-        ("the middle with another head", ChainPoint { version: 3, head: Digest([1; 32]) }, BROKEN),
-        ("ahead of the vault", ChainPoint { version: 7, ..end }, STALE_VAULT),
-        ("far ahead of the vault", ChainPoint { version: u64::MAX, ..end }, STALE_VAULT),
+        ("zero, but not this account's", ChainPoint { version: 0, head }, 6, BROKEN),
+        ("zero of the next generation", next, 6, BROKEN),
+        // A page that stops early is refused too: the start alone is wrong.
+        ("zero of the next generation, to the middle", next, 3, BROKEN),
+        ("zero of the next generation, to nowhere", next, 0, BROKEN),
+        ("the end with another head", ChainPoint { head, ..end }, 0, BROKEN),
+        ("the middle with another head", ChainPoint { version: 3, head }, 3, BROKEN),
+        ("ahead of the vault", ChainPoint { version: 7, ..end }, 0, STALE_VAULT),
+        ("far ahead of the vault", ChainPoint { version: u64::MAX, ..end }, 0, STALE_VAULT),
     ];
-    for (name, from, expected) in rows {
-        let class = Class::Sync(from.version);
-        let sent = scene.world.session.seal(
-            &scene.laptop,
-            KeyKind::Presence,
-            &scene.world.account,
-            &Request::Sync(from),
-        );
-        let mut attach = scene.world.stored.attach(Class::Sync(from.version.min(6)));
-        if from.version > 6 {
-            attach.events.clear();
-        }
-        let denied = scene.world.finish(&sent, class, &attach).err();
+    for (name, from, events, expected) in rows {
+        let (sync, class) = (Request::Sync(from), Class::Sync(from.version));
+        let sent = world.session.seal(&laptop, KeyKind::Presence, &world.account, &sync);
+        let mut attach = world.stored.attach(Class::Sync(from.version.min(6)));
+        attach.events.truncate(events);
+        let denied = world.finish(&sent, class, &attach).err();
         assert_eq!(denied, Some(expected), "from {name}");
-    }
-}
-
-impl Scene {
-    fn next_genesis(&self) -> ChainPoint {
-        Chain::Vault.genesis(sha256, &self.world.next_generation())
     }
 }
 
