@@ -78,7 +78,7 @@ impl Client {
             }
         }
         let stretch = tokio::task::spawn_blocking(move || pin.stretch(&account.id));
-        let pin = stretch.await.map_err(|_| Error::Unexpected("nothing: stretching died"))?;
+        let pin = stretch.await.map_err(|_| Error::Pin(crate::pin::PinError::NotStretched))?;
         let request = Request::Enroll(Enroll { pin, device: self.device(device_name) });
         let ask = Ask { request: &request, class: Class::Enroll, key: KeyKind::Presence };
         match self.deliver(account, &ask).await {

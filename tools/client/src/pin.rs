@@ -32,6 +32,9 @@ pub enum PinError {
     /// Among the first that somebody would guess.
     #[error("this PIN is among the first anybody would guess; choose another")]
     Common,
+    /// Stretching was cut off, as when the program is ending.
+    #[error("the PIN could not be stretched (it takes 64 MiB of memory); try again")]
+    NotStretched,
 }
 
 /// An acceptable PIN in normalisation form C. Not printable, not comparable, wiped on drop.

@@ -25,7 +25,7 @@ pub(crate) struct Fold {
 }
 
 enum Slot {
-    Live(Passkey),
+    Live(Box<Passkey>),
     /// Superseded so far: some later event must say what the slot holds.
     Withheld {
         at: u64,
@@ -35,7 +35,7 @@ enum Slot {
 impl Fold {
     /// Starts at what this device knows.
     pub(crate) fn new(state: &AccountState) -> Self {
-        let live = |passkey: &Passkey| (passkey.slot, Slot::Live(passkey.clone()));
+        let live = |passkey: &Passkey| (passkey.slot, Slot::Live(Box::new(passkey.clone())));
         Self {
             points: vec![state.vault],
             floor: state.vault_floor,
@@ -83,7 +83,7 @@ impl Fold {
         match (event.action, passkey) {
             (Action::Put, Some(view)) => {
                 let passkey = Passkey::new(event.slot, event.version, event.digest, view);
-                self.slots.insert(event.slot, Slot::Live(passkey));
+                self.slots.insert(event.slot, Slot::Live(Box::new(passkey)));
             }
             (Action::Put, None) => {
                 self.slots.insert(event.slot, Slot::Withheld { at: event.version });
@@ -111,7 +111,7 @@ impl Fold {
         let mut passkeys = Vec::with_capacity(self.slots.len());
         for slot in self.slots.into_values() {
             match slot {
-                Slot::Live(passkey) => passkeys.push(passkey),
+                Slot::Live(passkey) => passkeys.push(*passkey),
                 Slot::Withheld { at } => return Err(SyncError::RecordMissing { at }.into()),
             }
         }

@@ -3,6 +3,7 @@
 
 mod enclave;
 mod issuer;
+mod model;
 mod world;
 
 use axum::Router;

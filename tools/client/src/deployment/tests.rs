@@ -7,7 +7,7 @@ use crate::testing::World;
 
 async fn refusal(world: &World) -> Error {
     world.log();
-    let error = world.client("a", "ana").deployment().await.err().expect("accepted");
+    let error = world.client("a", "ana").deployment().await.expect_err("accepted");
     assert_eq!(world.log(), ["deployment"], "nothing but the one question was sent");
     error
 }
@@ -54,7 +54,7 @@ async fn statements_that_were_not_signed_for_now_and_here_are_refused() {
         settings.minimum_serial = 7;
         let store = world.store("a");
         let host = Host::new(crate::http::client().unwrap(), &settings.url).unwrap();
-        let error = verify(&host, &settings, &store).await.err().expect(what);
+        let error = verify(&host, &settings, &store).await.expect_err(what);
         match (what, &error) {
             ("another place", Error::Deployment(DeploymentError::OtherUrl { .. })) => {}
             (_, Error::Deployment(DeploymentError::Statement(_))) => {}

@@ -199,7 +199,7 @@ async fn join_answered(
     .await;
     let path = format!("{}/answer", hex::encode(keys.mailbox));
     world.state().mailboxes.insert(path, reply);
-    let error = joining.await.unwrap().err().expect("joined");
+    let error = joining.await.unwrap().expect_err("joined");
     world.state().mailboxes.clear();
     error
 }
@@ -216,7 +216,8 @@ async fn the_new_device_checks_the_answer_against_what_it_knows_itself() {
         ..answer(0, candidate.id())
     };
     type Change = fn(&mut Answer);
-    let cases: [(&str, Change, fn(&PairingError) -> bool); 4] = [
+    type Expected = fn(&PairingError) -> bool;
+    let cases: [(&str, Change, Expected); 4] = [
         (
             "another account",
             |answer| answer.account.id = AccountId([9; 32]),

@@ -48,7 +48,10 @@ impl History {
         let mut items: Vec<_> = items.collect();
         for index in 0..items.len() {
             let event = items[index].event;
-            let last = items.iter().rposition(|item| item.event.slot == event.slot);
+            let changes = |item: &SyncedEvent| {
+                item.event.slot == event.slot && item.event.action != Action::Touch
+            };
+            let last = items.iter().rposition(changes);
             if event.action == Action::Put && last == Some(index) {
                 items[index].passkey = Some(view(event.version as u8));
             }
@@ -253,5 +256,44 @@ fn alarm<T: std::fmt::Debug>(result: Result<T, Error>) -> Fork {
     match result {
         Err(Error::ForkAlarm(alarm)) => alarm.kind,
         other => panic!("no alarm: {other:?}"),
+    }
+}
+
+proptest::proptest! {
+    /// Whatever the history and wherever the pages end, what is folded is what each slot's last
+    /// event says, and one event left out anywhere is noticed.
+    #[test]
+    fn any_history_folds_to_its_last_events_and_misses_none(
+        events in proptest::collection::vec((0..3_u8, 1..5_u8), 1..40),
+        page_size in 1..10_usize,
+        hidden in proptest::prelude::any::<proptest::sample::Index>(),
+    ) {
+        let actions = [Action::Put, Action::Delete, Action::Touch];
+        let events: Vec<_> =
+            events.iter().map(|(kind, slot)| (actions[usize::from(*kind)], *slot)).collect();
+        let history = History::new(&events);
+        let mut fold = Fold::new(&state());
+        let mut cursor = 0;
+        for items in history.0.chunks(page_size) {
+            cursor += items.len() as u64;
+            page(&mut fold, items, history.point(cursor), history.head()).unwrap();
+        }
+        let mut folded = state();
+        fold.finish().unwrap().apply(&mut folded).unwrap();
+        let expected: std::collections::BTreeMap<_, _> = history.0.iter()
+            .filter(|item| item.event.action != Action::Touch)
+            .map(|item| (item.event.slot, item.passkey.as_ref().map(|view| view.credential)))
+            .collect();
+        let expected: Vec<_> =
+            expected.into_iter().filter_map(|(slot, last)| Some((slot, last?))).collect();
+        let found: Vec<_> =
+            folded.passkeys.iter().map(|passkey| (passkey.slot, passkey.credential)).collect();
+        proptest::prop_assert_eq!(found, expected);
+
+        let mut items = history.0.clone();
+        items.remove(hidden.index(items.len()));
+        let mut fold = Fold::new(&state());
+        let result = page(&mut fold, &items, history.head(), history.head());
+        proptest::prop_assert!(result.is_err());
     }
 }
