@@ -7,6 +7,7 @@ mod journal;
 mod receipt;
 mod service;
 mod tree;
+mod writer;
 
 pub(crate) use receipt::ServiceKey;
 pub(crate) use service::{Ledger, SUBJECT};

@@ -1,22 +1,19 @@
-//! The ledger's state and its one writer.
-//!
-//! Many clients, one fsync: a thread takes everything that has queued up, decides it in order, writes it in
-//! one go, syncs, and only then makes it visible and answers. A signature transaction follows once the
-//! oldest unsigned transaction has waited for the receipt latency, so one signature serves many receipts.
+//! The ledger's state, and how its routes reach it: writes through the one writer, reads directly.
 
-use super::journal::{APPEND, Body, Journal, READ, Record, TransactionId};
-use super::receipt::{self, Leaf, ProtectedHeader, ServiceKey, Signature};
+use super::journal::{APPEND, Body, Journal, Record, TransactionId};
+use super::receipt::{self, Leaf, ServiceKey, Signature};
 use super::tree::{Digest, Tree};
+use super::writer::Writer;
 use crate::digest::sha256;
-use crate::{clock, store};
+use crate::store;
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::{hmac, rand};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Label of the 121 bytes whose SHA-256 the application sets as claims digest.
@@ -25,19 +22,17 @@ const CLAIM_LABEL: &[u8; 16] = b"keyfold-ledger/1";
 pub(crate) const SUBJECT: &str = "keyfold";
 /// CCF opens its first service in view 2.
 const FIRST_VIEW: u64 = 2;
-/// Keeps a batch far below the journal's largest write.
-const MAX_BATCH: usize = 4096;
 
 /// What is on disk, and nothing that is not.
-struct Durable {
-    tags: HashMap<Digest, Tag>,
+pub(super) struct Durable {
+    pub(super) tags: HashMap<Digest, Tag>,
     /// Entry n is transaction n + 1.
-    transactions: Vec<Transaction>,
-    signatures: Vec<Signed>,
-    tree: Tree,
-    view: u64,
-    opened: TransactionId,
-    recoveries: u64,
+    pub(super) transactions: Vec<Transaction>,
+    pub(super) signatures: Vec<Signed>,
+    pub(super) tree: Tree,
+    pub(super) view: u64,
+    pub(super) opened: TransactionId,
+    pub(super) recoveries: u64,
 }
 
 /// The application's state for one tag.
@@ -48,16 +43,16 @@ pub(crate) struct Tag {
     pub(crate) transaction: TransactionId,
 }
 
-struct Transaction {
-    view: u64,
-    write_set: Digest,
+pub(super) struct Transaction {
+    pub(super) view: u64,
+    pub(super) write_set: Digest,
     /// None: a transaction of the service itself, for which there is no receipt.
-    claims: Option<Digest>,
+    pub(super) claims: Option<Digest>,
 }
 
-struct Signed {
-    seqno: u64,
-    signature: Signature,
+pub(super) struct Signed {
+    pub(super) seqno: u64,
+    pub(super) signature: Signature,
 }
 
 /// How an append or a read ended.
@@ -78,7 +73,7 @@ pub(crate) enum ReceiptState {
     Unknown,
 }
 
-enum Command {
+pub(super) enum Command {
     Append { tag: Digest, version: u64, digest: Digest, reply: oneshot::Sender<Outcome> },
     Read { tag: Digest, nonce: Digest, reply: oneshot::Sender<Outcome> },
     NewIdentity { reply: oneshot::Sender<()> },
@@ -228,11 +223,11 @@ impl Drop for Ledger {
     }
 }
 
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+pub(super) fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+pub(super) fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -250,12 +245,12 @@ impl Durable {
         }
     }
 
-    fn next_id(&self) -> TransactionId {
+    pub(super) fn next_id(&self) -> TransactionId {
         TransactionId { view: self.view, seqno: self.transactions.len() as u64 + 1 }
     }
 
     /// Applies a record to everything but the tree.
-    fn apply(&mut self, record: &Record) {
+    pub(super) fn apply(&mut self, record: &Record) {
         let mut claims = None;
         match &record.body {
             Body::Application { kind, tag, version, digest, nonce } => {
@@ -280,7 +275,7 @@ impl Durable {
         self.transactions.push(Transaction { view: record.id.view, write_set, claims });
     }
 
-    fn push_leaf(&mut self, id: TransactionId, evidence_key: &hmac::Key) {
+    pub(super) fn push_leaf(&mut self, id: TransactionId, evidence_key: &hmac::Key) {
         let transaction = &self.transactions[id.seqno as usize - 1];
         let write_set = transaction.write_set;
         let leaf = match transaction.claims {
@@ -347,7 +342,7 @@ fn evidence_key(dir: &Path) -> Result<hmac::Key> {
 }
 
 /// A service key is on disk, named by its own digest, before any record names it.
-fn new_key(dir: &Path) -> Result<ServiceKey> {
+pub(super) fn new_key(dir: &Path) -> Result<ServiceKey> {
     let (key, pkcs8) = ServiceKey::generate()?;
     store::write(&key_path(dir, &key.spki()), &pkcs8)?;
     Ok(key)
@@ -367,213 +362,8 @@ fn key_path(dir: &Path, spki: &[u8]) -> PathBuf {
 }
 
 impl Identity {
-    fn new(key: ServiceKey) -> Result<Self> {
+    pub(super) fn new(key: ServiceKey) -> Result<Self> {
         let certificate_pem = super::service_certificate(&key)?;
         Ok(Self { key: Arc::new(key), certificate_pem })
-    }
-}
-
-struct Writer {
-    dir: PathBuf,
-    journal: Journal,
-    durable: Arc<RwLock<Durable>>,
-    identity: Arc<RwLock<Identity>>,
-    evidence_key: hmac::Key,
-    issuer: String,
-    latency: Duration,
-    /// When the oldest unsigned application transaction was answered.
-    unsigned_since: Option<Instant>,
-}
-
-impl Writer {
-    fn run(&mut self, queue: &Receiver<Command>) {
-        loop {
-            let first = match self.wait(queue) {
-                Ok(first) => first,
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let mut batch: Vec<_> = first.into_iter().collect();
-            batch.extend(queue.try_iter().take(MAX_BATCH - batch.len()));
-            match self.turn(batch) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::error!("the ledger stops, nothing after this is kept: {error:#}");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The next command; a timeout when a signature is due first.
-    fn wait(&self, queue: &Receiver<Command>) -> Result<Option<Command>, RecvTimeoutError> {
-        match self.unsigned_since {
-            Some(since) => {
-                queue.recv_timeout(self.latency.saturating_sub(since.elapsed())).map(Some)
-            }
-            None => queue.recv().map(Some).map_err(|_| RecvTimeoutError::Disconnected),
-        }
-    }
-
-    /// One batch, then a signature if one is due. False: stop.
-    fn turn(&mut self, batch: Vec<Command>) -> Result<bool> {
-        let mut pending = Pending::default();
-        let mut go_on = true;
-        let mut recovered = Vec::new();
-        {
-            let durable = read(&self.durable);
-            for command in batch {
-                match command {
-                    Command::Append { tag, version, digest, reply } => {
-                        pending.append(&durable, tag, version, digest, reply);
-                    }
-                    Command::Read { tag, nonce, reply } => {
-                        pending.read(&durable, tag, nonce, reply);
-                    }
-                    Command::NewIdentity { reply } => recovered.push(reply),
-                    Command::Stop => go_on = false,
-                }
-            }
-        }
-        self.commit(&pending.records)?;
-        for (reply, outcome) in pending.replies {
-            // A client that went away needs no answer.
-            let _ = reply.send(outcome);
-        }
-        self.note_unsigned();
-        let due = self.unsigned_since.is_some_and(|since| since.elapsed() >= self.latency);
-        if due || (self.unsigned_since.is_some() && (!go_on || !recovered.is_empty())) {
-            self.sign()?;
-        }
-        for reply in recovered {
-            self.recover()?;
-            let _ = reply.send(());
-        }
-        Ok(go_on)
-    }
-
-    /// On disk first, then visible.
-    fn commit(&mut self, records: &[Record]) -> Result<()> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        self.journal.append(records)?;
-        let mut durable = write(&self.durable);
-        for record in records {
-            durable.apply(record);
-            durable.push_leaf(record.id, &self.evidence_key);
-        }
-        Ok(())
-    }
-
-    fn note_unsigned(&mut self) {
-        let durable = read(&self.durable);
-        let signed = durable.signatures.last().map_or(0, |signed| signed.seqno);
-        let waiting = durable.transactions.iter().skip(signed as usize).any(|t| t.claims.is_some());
-        match (waiting, self.unsigned_since) {
-            (true, None) => self.unsigned_since = Some(Instant::now()),
-            (false, _) => self.unsigned_since = None,
-            (true, Some(_)) => {}
-        }
-    }
-
-    fn sign(&mut self) -> Result<()> {
-        let (id, root) = {
-            let durable = read(&self.durable);
-            let id = durable.next_id();
-            (id, durable.tree.root(id.seqno))
-        };
-        let header = ProtectedHeader {
-            issuer: &self.issuer,
-            subject: SUBJECT,
-            transaction: &id.to_string(),
-            issued_at: clock::now(),
-        };
-        let signed = read(&self.identity).key.sign_root(&header, &root)?;
-        let signature = signed.signature.as_slice().try_into().context("a P-384 signature")?;
-        let body = Body::Signature { root, protected: signed.protected, signature };
-        self.commit(&[Record { id, body }])?;
-        self.unsigned_since = None;
-        Ok(())
-    }
-
-    /// The first transaction of a new ledger names its key.
-    fn open_service(&mut self) -> Result<()> {
-        let spki = read(&self.identity).key.spki();
-        let id = read(&self.durable).next_id();
-        self.commit(&[Record { id, body: Body::Identity { spki } }])
-    }
-
-    /// CCF's disaster recovery: the ledger goes on under another key, two views later.
-    fn recover(&mut self) -> Result<()> {
-        let key = new_key(&self.dir)?;
-        let mut id = read(&self.durable).next_id();
-        id.view += 2;
-        self.commit(&[Record { id, body: Body::Identity { spki: key.spki() } }])?;
-        *write(&self.identity) = Identity::new(key)?;
-        Ok(())
-    }
-}
-
-/// A batch being decided: each command sees the ones before it.
-#[derive(Default)]
-struct Pending {
-    records: Vec<Record>,
-    tags: HashMap<Digest, Tag>,
-    replies: Vec<(oneshot::Sender<Outcome>, Outcome)>,
-}
-
-impl Pending {
-    fn append(
-        &mut self,
-        durable: &Durable,
-        tag: Digest,
-        version: u64,
-        digest: Digest,
-        reply: oneshot::Sender<Outcome>,
-    ) {
-        let current = self.current(durable, &tag);
-        let at = current.map_or(0, |current| current.version);
-        let outcome = match current {
-            Some(current) if current.version == version && current.digest == digest => {
-                Outcome::Done(current)
-            }
-            _ if at.checked_add(1) == Some(version) => {
-                let nonce = [0; 32];
-                let body = Body::Application { kind: APPEND, tag, version, digest, nonce };
-                let transaction = self.push(durable, body);
-                let state = Tag { version, digest, transaction };
-                self.tags.insert(tag, state);
-                Outcome::Done(state)
-            }
-            _ => Outcome::Conflict(current),
-        };
-        self.replies.push((reply, outcome));
-    }
-
-    fn read(
-        &mut self,
-        durable: &Durable,
-        tag: Digest,
-        nonce: Digest,
-        reply: oneshot::Sender<Outcome>,
-    ) {
-        let current = self.current(durable, &tag);
-        let (version, digest) = current.map_or((0, [0; 32]), |tag| (tag.version, tag.digest));
-        let body = Body::Application { kind: READ, tag, version, digest, nonce };
-        let transaction = self.push(durable, body);
-        self.replies.push((reply, Outcome::Done(Tag { version, digest, transaction })));
-    }
-
-    fn current(&self, durable: &Durable, tag: &Digest) -> Option<Tag> {
-        self.tags.get(tag).or_else(|| durable.tags.get(tag)).copied()
-    }
-
-    fn push(&mut self, durable: &Durable, body: Body) -> TransactionId {
-        let mut id = durable.next_id();
-        id.seqno += self.records.len() as u64;
-        self.records.push(Record { id, body });
-        id
     }
 }
