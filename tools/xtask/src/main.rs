@@ -1,12 +1,17 @@
 //! `cargo xtask`: the project's own tasks. Everything the README tells a reader to run is here.
 
 mod budget;
+mod build;
+mod demo;
 mod shell;
+mod test;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::build::Profile;
 
 /// The project's tasks.
 #[derive(Parser)]
@@ -18,6 +23,26 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build everything and play the whole story of a passkey on this machine, explaining each step.
+    ///
+    /// It protects nothing: the outside world is played by the dev cloud.
+    Demo {
+        /// What the story takes: --keep leaves everything running, --json prints one object,
+        /// --dir DIR says where.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Install what the tests need, then run all of them.
+    Test {
+        /// Only these steps: tools, format, lint, budget, build, tests, documentation, fuzz
+        steps: Vec<String>,
+    },
+    /// Build the programs of a deployment on this machine.
+    Build {
+        /// As they are shipped, rather than quickly
+        #[arg(long)]
+        release: bool,
+    },
     /// Count what an auditor has to read and trust, and compare it with what is promised.
     ///
     /// Fails when trusted/ and protocol/ outgrow their budget, when a function is too long, when the
@@ -28,6 +53,17 @@ enum Task {
         /// crate gets an empty one, which fails until somebody writes it.
         #[arg(long)]
         update: bool,
+    },
+    /// Take the core's checks away one at a time; a test has to notice each.
+    Mutants {
+        /// Only these, by name
+        names: Vec<String>,
+    },
+    /// Run every fuzz target for a while.
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
 }
 
@@ -43,6 +79,25 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
+        Task::Demo { arguments } => demo::run(&arguments),
+        Task::Test { steps } => test::run(&steps),
+        Task::Build { release } => {
+            build::development(if release { Profile::Release } else { Profile::Fast })
+        }
         Task::Budget { update } => budget::run(update),
+        Task::Mutants { names } => {
+            let mut cargo = shell::cargo();
+            cargo.args([
+                "run",
+                "--locked",
+                "--quiet",
+                "--package",
+                "keyfold-tests",
+                "--bin",
+                "mutants",
+            ]);
+            shell::run(cargo.arg("--").args(names))
+        }
+        Task::Fuzz { seconds } => test::fuzz(seconds),
     }
 }

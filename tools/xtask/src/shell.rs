@@ -11,6 +11,23 @@ pub(crate) fn root() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
 
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Whether a program is on the path.
+pub(crate) fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Whether Python can make virtual environments, which Debian packages apart.
+pub(crate) fn has_python_venv() -> bool {
+    let probe = Command::new("python3").args(["-c", "import ensurepip"]).output();
+    probe.is_ok_and(|output| output.status.success())
+}
+
 /// A program that runs in the project's root.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);

@@ -1,0 +1,58 @@
+//! Building the project's programs, each with the features its place asks for.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::shell;
+
+/// How a program is compiled.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    /// As it is shipped, one code unit.
+    Release,
+    /// Optimised, quicker to build: for tests.
+    Fast,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Fast => "fast",
+        }
+    }
+
+    /// Where cargo leaves the programs.
+    pub(crate) fn folder(self) -> PathBuf {
+        shell::target().join(self.name())
+    }
+}
+
+/// The programs of a deployment on this machine. The enclave is built alone, so that no other
+/// package's features reach it.
+pub(crate) fn development(profile: Profile) -> Result<()> {
+    let build = |arguments: &[&str]| {
+        let mut cargo = shell::cargo();
+        cargo.args(["build", "--locked", "--profile", profile.name()]).args(arguments);
+        shell::run(&mut cargo)
+    };
+    build(&[
+        "--package",
+        "keyfold-trusted",
+        "--features",
+        "simulated",
+        "--bin",
+        "keyfold-enclave",
+    ])?;
+    build(&["--package", "keyfold-host"])?;
+    build(&["--package", "keyfold-dev-cloud"])?;
+    build(&["--package", "keyfold", "--features", "development"])
+}
+
+/// The program that tells the demo's story.
+pub(crate) fn demo(profile: Profile) -> Result<()> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--locked", "--profile", profile.name(), "--package", "keyfold-local"]);
+    shell::run(&mut cargo)
+}
