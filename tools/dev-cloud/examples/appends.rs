@@ -2,6 +2,10 @@
 //!
 //! `cargo run --release -p keyfold-dev-cloud --example appends [clients] [seconds]`; prints one JSON object.
 //! Server and load generator share the machine's cores; each client is one connection with one request in flight.
+//!
+//! Measured on two Zen 5 cores that other builds kept busy (load average 10): 1 client 650 appends/s (p50
+//! 0.46 ms), 16 clients 3,000/s, 64 clients 2,700 to 3,700/s over four runs (p50 15 to 22 ms), 256 clients
+//! 3,800/s. An idle machine was not at hand: these are lower bounds.
 
 use keyfold_dev_cloud::{Config, DevCloud};
 use serde_json::json;
