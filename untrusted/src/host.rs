@@ -30,7 +30,8 @@ pub struct Builder {
     storage: Option<Arc<dyn Storage>>,
 }
 
-/// A running host. Dropping it without [`Host::stop`] cuts everything off, as a crash would.
+/// A running host. Dropping it without [`Host::stop`] cuts every connection off; guard changes that
+/// are under way run on.
 pub struct Host {
     public: SocketAddr,
     admin: SocketAddr,

@@ -51,6 +51,12 @@ pub struct Links {
     metrics: Arc<Metrics>,
 }
 
+/// What the supervisors share: the setup, and the root key that the first boot brought.
+struct Shared {
+    setup: Setup,
+    root: Mutex<Option<Digest>>,
+}
+
 struct Link {
     name: String,
     live: RwLock<Option<Arc<Live>>>,
@@ -84,11 +90,11 @@ impl Links {
             supervisors: Mutex::new(JoinSet::new()),
             metrics: setup.metrics.clone(),
         });
-        let setup = Arc::new(setup);
+        let shared = Arc::new(Shared { setup, root: Mutex::default() });
         let mut supervisors = links.supervisors.lock().unwrap_or_else(PoisonError::into_inner);
         for (link, connector) in links.links.iter().zip(connectors) {
             let ready = links.ready.clone();
-            supervisors.spawn(supervise(link.clone(), connector, setup.clone(), ready));
+            supervisors.spawn(supervise(link.clone(), connector, shared.clone(), ready));
         }
         drop(supervisors);
         links
@@ -241,13 +247,13 @@ impl Sessions {
 async fn supervise(
     link: Arc<Link>,
     connector: Arc<dyn Connect>,
-    setup: Arc<Setup>,
+    shared: Arc<Shared>,
     ready: watch::Sender<usize>,
 ) {
+    let setup = &shared.setup;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-    let root: Arc<Mutex<Option<Digest>>> = Arc::default();
     loop {
-        match bring_up(&*connector, &setup, &root).await {
+        match bring_up(&*connector, &shared).await {
             Ok((live, mut wire)) => {
                 backoff.reset();
                 setup.metrics.enclave_boots.with("ready", Counter::increment);
@@ -288,8 +294,7 @@ fn announce(ready: &watch::Sender<usize>, metrics: &Metrics, change: isize) {
 /// Connects and boots. The second value is the task that carries the link's frames.
 async fn bring_up(
     connector: &dyn Connect,
-    setup: &Setup,
-    root: &Mutex<Option<Digest>>,
+    Shared { setup, root }: &Shared,
 ) -> Result<(Arc<Live>, JoinSet<wire::End>), BootError> {
     let connection = connector.connect().await.map_err(BootError::Connect)?;
     let mut task = JoinSet::new();

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How long a connection may rest between requests: longer than clients keep theirs, so that it is
@@ -43,10 +44,13 @@ impl Server {
     pub(crate) async fn run(self, mut stopping: watch::Receiver<bool>) {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(self.connections));
+        // Dropped with this future, and every connection with it.
+        let mut open = JoinSet::new();
         loop {
             let place = places.clone().acquire_owned();
             let accepted = tokio::select! {
                 _ = stopping.wait_for(|stopping| *stopping) => break,
+                Some(_) = open.join_next() => continue,
                 accepted = async { (place.await, self.listener.accept().await) } => accepted,
             };
             let (Ok(place), Ok((stream, _))) = accepted else {
@@ -56,7 +60,7 @@ impl Server {
             };
             let connection = graceful.watch(self.connection(stream));
             let metrics = self.metrics.clone();
-            tokio::spawn(async move {
+            open.spawn(async move {
                 metrics.connections.add(1);
                 if let Err(error) = connection.await {
                     tracing::debug!("connection: {error}");
