@@ -62,7 +62,7 @@ pub trait DeviceKeys: Send + Sync {
 }
 
 /// Both keys in this process's memory. The user-verification key is locked until
-/// [`SoftwareKeys::unlock`], and again after [`SoftwareKeys::lock`].
+/// [`crate::store::Store::unlock`], and again after [`SoftwareKeys::lock`].
 pub struct SoftwareKeys {
     presence: P256Key,
     uv_key: P256PublicKey,
