@@ -1,0 +1,28 @@
+//! One function per command.
+
+mod account;
+mod devices;
+mod doctor;
+mod passkeys;
+mod policy;
+
+use crate::args::{Arguments, Command};
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Runs the command.
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let context = Context::new(arguments.globals)?;
+    match arguments.command {
+        Command::Enroll(arguments) => account::enroll(&context, &arguments).await,
+        Command::Login { fresh } => account::login(&context, fresh).await,
+        Command::Devices(command) => devices::run(&context, command).await,
+        Command::Passkeys(command) => passkeys::run(&context, command).await,
+        Command::Sync => passkeys::sync(&context).await,
+        Command::Status => account::status(&context).await,
+        Command::Audit { verify } => account::audit(&context, verify).await,
+        Command::Anchor => account::anchor(&context).await,
+        Command::Doctor => doctor::run(&context).await,
+        Command::Policy(command) => policy::run(&context, command),
+    }
+}

@@ -1,0 +1,194 @@
+//! Devices: listed, approved by a code that the service never sees, struck off.
+
+use std::io::{BufRead, IsTerminal};
+
+use keyfold_client::pairing::{PairingSecret, fingerprint};
+use keyfold_client::webauthn::Verification;
+use keyfold_protocol::client::DeviceView;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+use serde_json::json;
+
+use super::account::{machine_name, print_overview};
+use crate::args::{DevicesCommand, JoinArguments};
+use crate::config::Config;
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::{device_table, overview_json, printable};
+
+pub(super) async fn run(context: &Context, command: DevicesCommand) -> Result<(), Failure> {
+    match command {
+        DevicesCommand::List => list(context).await,
+        DevicesCommand::Approve { yes } => approve(context, yes).await,
+        DevicesCommand::Join(arguments) => join(context, &arguments).await,
+        DevicesCommand::Revoke { device, yes } => revoke(context, &device, yes).await,
+    }
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let device = context.device().await?;
+    let overview = device.client.status().await?;
+    let this = device.client.keys().id();
+    context.out.result(overview_json(&overview, &this), &device_table(&overview, &this));
+    Ok(())
+}
+
+async fn approve(context: &Context, yes: bool) -> Result<(), Failure> {
+    let device = context.device().await?;
+    let client = &device.client;
+    let secret = client.invite()?;
+    show_code(context, &secret);
+    let candidate = client.await_candidate(&secret).await?;
+    let (name, print) = (printable(candidate.name()), candidate.fingerprint());
+    let found = json!({
+        "event": "candidate",
+        "device": {"id": candidate.id().to_string(), "name": candidate.name()},
+    });
+    context.out.event(&found, &format!("New device: {name}\nFingerprint: {print}"));
+    context.agree(yes, "Does the new device show this fingerprint, and is it yours?")?;
+    context.unlock(&device, Verification::Required)?;
+    let overview = client.approve(&secret, &candidate).await?;
+    let head = format!("Approved: {name} ({print})");
+    print_overview(context, &client.keys().id(), &overview, &head);
+    Ok(())
+}
+
+fn show_code(context: &Context, secret: &PairingSecret) {
+    let (code, payload) = (secret.code(), secret.qr_payload());
+    let event = json!({"event": "pairing-code", "code": code, "qr": payload});
+    let qr = QrCode::new(&payload).map(|qr| {
+        // Terminals are mostly dark: their blank is the code's dark.
+        let mut picture = qr.render::<Dense1x2>();
+        picture.dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build()
+    });
+    let picture = match qr {
+        Ok(picture) if std::io::stderr().is_terminal() => format!("{picture}\n"),
+        _ => String::new(),
+    };
+    let text = format!(
+        "On the new device run: keyfold devices join\nThere enter this code, within ten \
+         minutes:\n\n{picture}  {code}\n\nWaiting for the new device ..."
+    );
+    context.out.event(&event, &text);
+}
+
+async fn join(context: &Context, arguments: &JoinArguments) -> Result<(), Failure> {
+    let config = Config::new(&context.home, &arguments.deployment)?;
+    let secret = read_code(context)?;
+    let device = context.new_device(config).await?;
+    let name = arguments.name.clone().unwrap_or_else(machine_name);
+    let id = device.client.keys().id();
+    let print = fingerprint(&id);
+    let event = json!({"event": "this-device", "device": {"id": id.to_string(), "name": name}});
+    let text = format!(
+        "This device: {}\nFingerprint: {print}\nApprove it on the other device, if that shows \
+         the same fingerprint ...",
+        printable(&name)
+    );
+    context.out.event(&event, &text);
+    let overview = device.client.join(&secret, &name).await?;
+    let head = "This device has joined the account. Do you know all of its devices?";
+    print_overview(context, &id, &overview, head);
+    Ok(())
+}
+
+/// From stdin where that is a pipe or a file, else from the person.
+fn read_code(context: &Context) -> Result<PairingSecret, Failure> {
+    let stdin = std::io::stdin();
+    let code = if stdin.is_terminal() {
+        context.person.line("Code that the other device shows:")?
+    } else {
+        let mut line = String::new();
+        let read = stdin.lock().read_line(&mut line);
+        read.map_err(|error| Failure::usage(format!("stdin cannot be read: {error}")))?;
+        Some(line)
+    };
+    let code = code.map(zeroize::Zeroizing::new);
+    let code = code.ok_or_else(|| Failure::usage("the code is needed on stdin"))?;
+    Ok(PairingSecret::parse(&code).map_err(keyfold_client::Error::from)?)
+}
+
+async fn revoke(context: &Context, wanted: &str, yes: bool) -> Result<(), Failure> {
+    let device = context.device().await?;
+    let overview = device.client.status().await?;
+    let found = find(&overview.devices, wanted)?;
+    let this = found.id == device.client.keys().id();
+    let which = format!(
+        "{} ({}){}",
+        found.name,
+        fingerprint(&found.id),
+        if this { ", which is this device" } else { "" }
+    );
+    context.agree(yes, &format!("Strike off {which}?"))?;
+    context.unlock(&device, Verification::Required)?;
+    let revoked = device.client.revoke_device(found.id).await?;
+    let object = json!({
+        "revoked": {"id": found.id.to_string(), "name": &*found.name},
+        "guard": revoked.guard,
+        "vault_touched": revoked.vault_touched,
+    });
+    let rest = match revoked.vault_touched {
+        true => "The passkeys are closed to it.",
+        false => "The next command that succeeds closes the passkeys to it.",
+    };
+    context.out.result(object, &format!("Struck off: {}\n{rest}", printable(&which)));
+    Ok(())
+}
+
+/// The one device of that name, or whose fingerprint starts like this.
+fn find<'a>(devices: &'a [DeviceView], wanted: &str) -> Result<&'a DeviceView, Failure> {
+    let digits: String = wanted.chars().filter(|c| *c != ' ').collect();
+    let digits = digits.to_ascii_lowercase();
+    // Four digits of a fingerprint are its first group; fewer are likelier a slip.
+    let is_start = |one: &DeviceView| digits.len() >= 4 && one.id.to_string().starts_with(&digits);
+    let fits = |one: &&DeviceView| *one.name == *wanted || is_start(one);
+    let mut fitting = devices.iter().filter(fits);
+    match (fitting.next(), fitting.next()) {
+        (Some(device), None) => Ok(device),
+        (None, _) => {
+            let message = format!("no device is called {wanted:?}; see: keyfold devices list");
+            Err(Failure::new(Exit::Refused, "no-such-device", message))
+        }
+        _ => {
+            let message = format!("several devices are called {wanted:?}; give the fingerprint");
+            Err(Failure::new(Exit::Person, "choose", message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfold_protocol::ids::DeviceId;
+
+    use super::*;
+
+    #[test]
+    fn a_device_is_found_by_its_name_or_fingerprint() {
+        let device = |id: u8, name: &str| DeviceView {
+            id: DeviceId([id; 16]),
+            name: name.try_into().unwrap(),
+        };
+        let all = [device(0xa1, "laptop"), device(0xb2, "phone"), device(0xa3, "phone")];
+        for (wanted, expected) in [
+            ("laptop", Ok(0xa1)),
+            ("a1a1", Ok(0xa1)),
+            ("A3A3 A3A3", Ok(0xa3)),
+            ("phone", Err("choose")),
+            ("a1", Err("no-such-device")),
+            ("", Err("no-such-device")),
+            ("Laptop", Err("no-such-device")),
+            ("c4c4", Err("no-such-device")),
+        ] {
+            let found = find(&all, wanted).map(|one| one.id.0[0]);
+            let found = found.as_ref().map_err(|failure| failure.code());
+            assert_eq!(found.copied(), expected, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn the_longest_payload_fits_into_a_small_qr_code() {
+        let payload = format!("KEYFOLD:PAIR:1:{}", "Z".repeat(20));
+        let qr = QrCode::new(payload).unwrap();
+        assert!(qr.width() <= 29, "{}", qr.width());
+    }
+}

@@ -1,0 +1,147 @@
+//! Asking the person, and reading secrets. The terminal is opened by name, because stdin carries
+//! the relying party's options.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::failure::{Exit, Failure};
+use crate::output::printable;
+
+/// No passphrase or PIN comes near it.
+const LONGEST_SECRET: u64 = 4096;
+
+/// The person at the terminal, unless `--no-input` says there is none.
+#[derive(Clone, Copy)]
+pub(crate) struct Person {
+    present: bool,
+}
+
+impl Person {
+    pub(crate) fn new(no_input: bool) -> Self {
+        Self { present: !no_input && terminal().is_ok() }
+    }
+
+    /// A secret, typed without echo; `None` when nobody can be asked.
+    pub(crate) fn secret(self, prompt: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+        if !self.present {
+            return Ok(None);
+        }
+        let typed = rpassword::prompt_password(format!("{prompt}: "));
+        typed.map(|typed| Some(Zeroizing::new(typed))).map_err(|error| unreadable(&error))
+    }
+
+    /// A new secret, typed twice; `None` when nobody can be asked.
+    pub(crate) fn new_secret(self, prompt: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+        let Some(first) = self.secret(prompt)? else { return Ok(None) };
+        let second = self.secret("The same again")?;
+        if second.as_ref() != Some(&first) {
+            return Err(Failure::usage("the two entries differ; start again"));
+        }
+        Ok(Some(first))
+    }
+
+    /// Yes or no; anything but y or yes is no. `None` when nobody can be asked.
+    pub(crate) fn confirm(self, question: &str) -> Result<Option<bool>, Failure> {
+        let answer = self.line(&format!("{} [y/N]", printable(question)))?;
+        let is_yes = |answer: String| ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
+        Ok(answer.map(is_yes))
+    }
+
+    /// A line typed with echo; `None` when nobody can be asked.
+    pub(crate) fn line(self, prompt: &str) -> Result<Option<String>, Failure> {
+        if !self.present {
+            return Ok(None);
+        }
+        let ask = || -> io::Result<String> {
+            let (mut to, from) = terminal()?;
+            write!(to, "{prompt} ")?;
+            to.flush()?;
+            let mut line = String::new();
+            BufReader::new(from).read_line(&mut line)?;
+            Ok(line)
+        };
+        ask().map(Some).map_err(|error| unreadable(&error))
+    }
+}
+
+#[cfg(unix)]
+fn terminal() -> io::Result<(File, File)> {
+    let open = || OpenOptions::new().read(true).write(true).open("/dev/tty");
+    Ok((open()?, open()?))
+}
+
+#[cfg(windows)]
+fn terminal() -> io::Result<(File, File)> {
+    let open = |name| OpenOptions::new().read(true).write(true).open(name);
+    Ok((open("CONOUT$")?, open("CONIN$")?))
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::new(Exit::Failed, "terminal", format!("the terminal cannot be read: {error}"))
+}
+
+/// The first line of a file, or of a pipe such as `/dev/fd/3`. A regular file must be the owner's
+/// alone.
+pub(crate) fn secret_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let failed = |error: io::Error| Failure::file(path, &error);
+    let file = File::open(path).map_err(failed)?;
+    check_private(path, &file)?;
+    // As long as it can get, so that growing leaves no copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(LONGEST_SECRET as usize));
+    file.take(LONGEST_SECRET).read_to_string(&mut text).map_err(failed)?;
+    let first = text.lines().next().unwrap_or_default();
+    Ok(Zeroizing::new(first.to_owned()))
+}
+
+#[cfg(unix)]
+fn check_private(path: &Path, file: &File) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = file.metadata().map_err(|error| Failure::file(path, &error))?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        let shown = path.display();
+        let message =
+            format!("{shown} is open to other users of this machine; run: chmod 600 {shown}");
+        return Err(Failure::new(Exit::Device, "permissions", message));
+    }
+    Ok(())
+}
+
+/// Elsewhere the directory's access list decides.
+#[cfg(not(unix))]
+fn check_private(_: &Path, _: &File) -> Result<(), Failure> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_secret_is_the_first_line_of_a_file_that_is_the_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (content, expected) in
+            [("open sesame\n", "open sesame"), ("a\r\nb", "a"), ("", ""), (" x ", " x ")]
+        {
+            std::fs::write(file.path(), content).unwrap();
+            assert_eq!(*secret_file(file.path()).unwrap(), expected);
+        }
+        for mode in [0o640, 0o604, 0o660] {
+            std::fs::set_permissions(file.path(), PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(secret_file(file.path()).unwrap_err().code(), "permissions", "{mode:o}");
+        }
+        assert_eq!(secret_file(Path::new("/no/such/file")).unwrap_err().code(), "file");
+    }
+
+    #[test]
+    fn nobody_is_asked_where_nobody_is() {
+        let person = Person::new(true);
+        assert!(person.secret("?").unwrap().is_none());
+        assert!(person.confirm("?").unwrap().is_none());
+        assert!(person.line("?").unwrap().is_none());
+    }
+}
