@@ -95,15 +95,18 @@ async fn a_discovery_document_of_another_issuer_is_refused() {
             "jwks_uri": token})
     };
     let slash = format!("{}/", fake.url);
-    for (issuer, endpoint) in [
-        ("https://evil.example", "https://evil.example/token"),
-        (slash.as_str(), "https://evil.example/token"),
-        (fake.url.as_str(), "http://evil.example/token"),
+    for (issuer, endpoint, expected) in [
+        ("https://evil.example", "https://127.0.0.1:1/token", "discovery document is of"),
+        (slash.as_str(), "https://127.0.0.1:1/token", "discovery document is of"),
+        (fake.url.as_str(), "http://evil.example/token", "is no https URL"),
     ] {
         fake.set_discovery(document(issuer, endpoint));
-        let refused = ask(&fake, false).await;
-        let refused = matches!(refused, Err(Error::Identity(IdentityError::Issuer { .. })));
-        assert!(refused, "{issuer} {endpoint}");
+        match ask(&fake, false).await {
+            Err(Error::Identity(IdentityError::Issuer { reason, .. })) => {
+                assert!(reason.contains(expected), "{issuer} {endpoint}: {reason}");
+            }
+            other => panic!("{issuer} {endpoint}: {:?}", other.err()),
+        }
         assert_eq!(fake.sign_ins(), 0);
     }
 }
