@@ -65,8 +65,9 @@ fn a_signature_of_one_session_counts_in_no_other() {
     // The device's signed request, carried over by whoever can open sessions: everybody.
     let (mut world, laptop) = World::enrolled();
     let touch = touch(&world);
-    let forgery = Forgery::honest(&world, &laptop, KeyKind::Presence, &touch);
+    let mut forgery = Forgery::honest(&world, &laptop, KeyKind::Presence, &touch);
     world.open_session();
+    forgery.counter = world.session.counter;
     let account = world.account;
     let sent = forgery.seal(&mut world.session, &account, &laptop);
     let denied = world.forward(&sent, Class::Put(None)).err();

@@ -248,10 +248,11 @@ fn an_accounts_tag_is_its_own() {
     }
     world.config.deployment = label("best");
     world.reboot();
-    assert_ne!(tag(&mut world), own, "another deployment");
+    let there = tag(&mut world);
+    assert_ne!(there, own, "another deployment");
     world.enclave = Enclave::boot(&world.config, &[1; 32]);
     world.open_session();
-    assert_ne!(tag(&mut world), own, "another root");
+    assert_ne!(tag(&mut world), there, "another root");
 }
 
 #[test]

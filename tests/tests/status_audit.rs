@@ -349,8 +349,11 @@ fn a_history_starts_where_the_chain_was() {
     let (mut world, laptop, _) = five_versions();
     let head = Digest([1; 32]);
     let end = point_at(&mut world, &laptop, 5);
+    let next = Chain::Audit.genesis(sha256, &world.next_generation());
     let rows = [
         ("zero, but not this account's", ChainPoint { version: 0, head }, BROKEN),
+        // Also in a page that stops early: the start alone is wrong.
+        ("zero of the next generation", next, BROKEN),
         ("the vault's genesis", world.genesis(), BROKEN),
         ("the middle with another head", ChainPoint { version: 3, head }, BROKEN),
         ("the end with another head", ChainPoint { version: 5, head }, BROKEN),
@@ -358,8 +361,15 @@ fn a_history_starts_where_the_chain_was() {
         ("far ahead of the guard", ChainPoint { version: u64::MAX - 1, ..end }, STALE),
     ];
     for (name, from, expected) in rows {
-        let denied = audit_with(&mut world, &laptop, from, |_| {}).err();
-        assert_eq!(denied, Some(expected), "from {name}");
+        for length in [5, 3, 0] {
+            let cut = |attach: &mut Attach| attach.audit.truncate(length);
+            // A wrong start in the middle shows at the end.
+            if (1..5).contains(&from.version) && length < 5 {
+                continue;
+            }
+            let denied = audit_with(&mut world, &laptop, from, cut).err();
+            assert_eq!(denied, Some(expected), "from {name}, {length} events");
+        }
     }
 }
 

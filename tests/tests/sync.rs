@@ -420,7 +420,10 @@ fn point_at(world: &World, version: u64) -> ChainPoint {
 
 #[test]
 fn a_sync_starts_where_the_chain_was() {
-    let Scene { mut world, laptop, points, .. } = scene();
+    let Scene { mut world, mut laptop, points, .. } = scene();
+    // Anchored, so that the guard knows the end and no longer the beginning.
+    let anchor = Request::Anchor(world.base());
+    world.change_guard(&mut laptop, &anchor).expect("anchored");
     let (end, head) = (points[6], Digest([1; 32]));
     let next = Chain::Vault.genesis(sha256, &world.next_generation());
     let rows = [
