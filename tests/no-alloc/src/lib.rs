@@ -50,8 +50,12 @@ pub struct Hooks {
     random: unsafe extern "C" fn(bytes: *mut u8, length: usize) -> i32,
     report: unsafe extern "C" fn(data: *const u8, report: *mut u8) -> i32,
     release_key: unsafe extern "C" fn(modulus: *mut u8) -> i32,
-    unwrap_root:
-        unsafe extern "C" fn(algorithm: i32, wrapped: *const u8, length: usize, root: *mut u8) -> i32,
+    unwrap_root: unsafe extern "C" fn(
+        algorithm: i32,
+        wrapped: *const u8,
+        length: usize,
+        root: *mut u8,
+    ) -> i32,
 }
 
 fn done(status: i32) -> Result<(), PlatformError> {
@@ -121,8 +125,7 @@ pub unsafe extern "C" fn keyfold_handle(
         alloc::vec::Vec::leak(copy).as_ptr()
     };
     // SAFETY: the caller's promises.
-    let (core, frame, out) = unsafe {
-        (&mut *(&raw mut CORE), core::slice::from_raw_parts(frame, length), &mut *out)
-    };
+    let (core, frame, out) =
+        unsafe { (&mut *(&raw mut CORE), core::slice::from_raw_parts(frame, length), &mut *out) };
     core.as_mut().map_or(0, |core| core.handle(frame, out))
 }
