@@ -15,7 +15,7 @@ use crate::args::Globals;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
-use crate::prompt::{Person, secret_file};
+use crate::prompt::{self, Person};
 
 /// How often a passphrase may be mistyped.
 const TRIES: usize = 3;
@@ -136,16 +136,16 @@ impl Context {
         }
         let store = self.store()?;
         if let Some(file) = &self.passphrase_file {
-            store.unlock(&device.keys, &passphrase(&secret_file(file)?)?)?;
+            store.unlock(&device.keys, &passphrase(&self.secret_file(file)?)?)?;
             return Ok(KeyKind::UserVerification);
         }
         let is_required = verification == Verification::Required;
-        let prompt = match is_required {
+        let question = match is_required {
             true => "Passphrase of this device",
             false => "Passphrase of this device (empty: without user verification)",
         };
         for attempt in 1..=TRIES {
-            let typed = match self.person.secret(prompt)? {
+            let typed = match self.person.secret(question)? {
                 None if is_required => return Err(no_passphrase()),
                 None => return Ok(KeyKind::Presence),
                 Some(typed) if typed.is_empty() && !is_required => return Ok(KeyKind::Presence),
@@ -164,7 +164,7 @@ impl Context {
 
     fn new_passphrase(&self) -> Result<Passphrase, Failure> {
         let typed = match &self.passphrase_file {
-            Some(file) => Some(secret_file(file)?),
+            Some(file) => Some(self.secret_file(file)?),
             None => self.person.new_secret("New passphrase for this device")?,
         };
         passphrase(&typed.ok_or_else(no_passphrase)?)
@@ -173,13 +173,22 @@ impl Context {
     /// A new PIN, from `file` or typed twice.
     pub(crate) fn new_pin(&self, file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
         let typed = match file {
-            Some(file) => Some(secret_file(file)?),
+            Some(file) => Some(self.secret_file(file)?),
             None => self.person.new_secret("New recovery PIN")?,
         };
         typed.ok_or_else(|| {
             let message = "a PIN is needed and nobody can be asked; use --pin-file";
             Failure::new(Exit::Device, "no-pin", message)
         })
+    }
+
+    fn secret_file(&self, file: &Path) -> Result<Zeroizing<String>, Failure> {
+        if prompt::is_open_to_others(file) {
+            let shown = file.display();
+            let text = format!("{shown} can be read by others on this machine: chmod 600 {shown}");
+            self.out.note(&text);
+        }
+        prompt::secret_file(file)
     }
 
     /// Whether the person agrees; with `yes` they have.
@@ -225,10 +234,8 @@ fn default_home() -> Option<PathBuf> {
 
 /// Shows the person where to sign in, and starts a browser there.
 fn show(url: &str, json: bool, launch: bool) {
-    match json {
-        true => eprintln!("{}", serde_json::json!({"event": "sign-in", "url": url})),
-        false => eprintln!("Sign in here: {url}"),
-    }
+    let event = serde_json::json!({"event": "sign-in", "url": url});
+    Output::new(json).event(&event, &format!("Sign in here: {url}"));
     let has_display = |name| std::env::var_os(name).is_some();
     let program = if cfg!(target_os = "macos") {
         Some("open")

@@ -1,6 +1,7 @@
 //! What went wrong: one code, one exit status, one sentence on what to do.
 
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 
 use keyfold_client::Error;
@@ -72,17 +73,19 @@ impl Failure {
 
     /// Prints to stderr and gives the exit status.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
-        if json {
-            eprintln!("{}", self.to_json());
-        } else {
-            eprintln!("{}: {}", crate::output::error_word(), printable(&self.message));
-            let candidates = self.details["candidates"].as_array().into_iter().flatten();
-            for candidate in candidates {
-                let text = |name: &str| printable(candidate[name].as_str().unwrap_or_default());
-                eprintln!("  --credential {}  {}", text("credential"), text("name"));
-            }
-        }
+        let text = if json { self.to_json().to_string() } else { self.to_text() };
+        // Nobody may be reading any more; the exit status still tells.
+        let _ = writeln!(std::io::stderr(), "{text}");
         ExitCode::from(self.exit as u8)
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = format!("{}: {}", crate::output::error_word(), printable(&self.message));
+        for candidate in self.details["candidates"].as_array().into_iter().flatten() {
+            let member = |name: &str| printable(candidate[name].as_str().unwrap_or_default());
+            text += &format!("\n  --credential {}  {}", member("credential"), member("name"));
+        }
+        text
     }
 
     fn to_json(&self) -> Value {

@@ -49,13 +49,14 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// The library's warnings go to stderr; `KEYFOLD_LOG=debug` shows more.
+/// The library's warnings go to stderr; `KEYFOLD_LOG=debug` shows more. With `--json`, stderr is for
+/// events and the one error object, unless `KEYFOLD_LOG` asks for more.
 fn log(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::builder()
         .with_env_var("KEYFOLD_LOG")
         .try_from_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn"));
+        .unwrap_or_else(|_| EnvFilter::new(if json { "off" } else { "warn" }));
     let colour = output::colour(&std::io::stderr());
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -83,46 +83,38 @@ fn unreadable(error: &io::Error) -> Failure {
     Failure::new(Exit::Failed, "terminal", format!("the terminal cannot be read: {error}"))
 }
 
-/// The first line of a file, or of a pipe such as `/dev/fd/3`. A regular file must be the owner's
-/// alone.
+/// The first line of a file, or of a pipe such as `/dev/fd/3`.
 pub(crate) fn secret_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let failed = |error: io::Error| Failure::file(path, &error);
-    let file = File::open(path).map_err(failed)?;
-    check_private(path, &file)?;
     // As long as it can get, so that growing leaves no copies behind.
     let mut text = Zeroizing::new(String::with_capacity(LONGEST_SECRET as usize));
+    let file = File::open(path).map_err(failed)?;
     file.take(LONGEST_SECRET).read_to_string(&mut text).map_err(failed)?;
     let first = text.lines().next().unwrap_or_default();
     Ok(Zeroizing::new(first.to_owned()))
 }
 
+/// Whether others on this machine can read the file. Said, not refused: secrets that a container
+/// is given are often mounted so, and cannot be changed from inside.
 #[cfg(unix)]
-fn check_private(path: &Path, file: &File) -> Result<(), Failure> {
+pub(crate) fn is_open_to_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    let metadata = file.metadata().map_err(|error| Failure::file(path, &error))?;
-    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
-        let shown = path.display();
-        let message =
-            format!("{shown} is open to other users of this machine; run: chmod 600 {shown}");
-        return Err(Failure::new(Exit::Device, "permissions", message));
-    }
-    Ok(())
+    let metadata = std::fs::metadata(path);
+    metadata.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o077 != 0)
 }
 
 /// Elsewhere the directory's access list decides.
 #[cfg(not(unix))]
-fn check_private(_: &Path, _: &File) -> Result<(), Failure> {
-    Ok(())
+pub(crate) fn is_open_to_others(_: &Path) -> bool {
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[cfg(unix)]
     #[test]
-    fn a_secret_is_the_first_line_of_a_file_that_is_the_owners_alone() {
-        use std::os::unix::fs::PermissionsExt;
+    fn a_secret_is_the_first_line_of_a_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (content, expected) in
             [("open sesame\n", "open sesame"), ("a\r\nb", "a"), ("", ""), (" x ", " x ")]
@@ -130,11 +122,18 @@ mod tests {
             std::fs::write(file.path(), content).unwrap();
             assert_eq!(*secret_file(file.path()).unwrap(), expected);
         }
-        for mode in [0o640, 0o604, 0o660] {
-            std::fs::set_permissions(file.path(), PermissionsExt::from_mode(mode)).unwrap();
-            assert_eq!(secret_file(file.path()).unwrap_err().code(), "permissions", "{mode:o}");
-        }
         assert_eq!(secret_file(Path::new("/no/such/file")).unwrap_err().code(), "file");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_read_is_told_from_one_that_they_cannot() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, open) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+            std::fs::set_permissions(file.path(), PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_others(file.path()), open, "{mode:o}");
+        }
     }
 
     #[test]
