@@ -139,7 +139,7 @@ pub struct Event {
     pub slot: SlotId,
     /// What it did.
     pub action: Action,
-    /// Of the record, or of the audit event; zeros where there is neither.
+    /// Of the record, or of the audit event; random where there is neither.
     pub digest: Digest,
 }
 

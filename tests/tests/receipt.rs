@@ -374,7 +374,6 @@ fn every_shorter_receipt_is_refused() {
 }
 
 #[test]
-#[ignore = "the core takes the last of several issuers"]
 fn an_issuer_is_named_once() {
     let mut parts = Parts::new();
     let issuers = [&[0x0f, 0xa2, 0x01][..], &tstr("other"), &[0x01], &tstr(ISSUER)];

@@ -256,7 +256,6 @@ fn a_rolled_back_guard_and_vault_serve_a_revoked_device_a_fork_only() {
 }
 
 #[test]
-#[ignore = "the core seals a touch and a deletion without anything random: a fork repeats them"]
 fn a_touch_or_deletion_cannot_be_repeated_under_an_older_guard() {
     type Repeat = fn(&World) -> Request;
     let repeats: [(&str, Repeat); 2] = [

@@ -127,7 +127,7 @@ fn check_issuer(cbor: &mut Cbor, issuer: &str) -> Option<()> {
     let mut issued = false;
     for _ in 0..cbor.head(MAP)? {
         if !issued && cbor.literal(b"\x01").is_some() {
-            issued = cbor.string(TEXT)? == issuer.as_bytes();
+            issued = (cbor.string(TEXT)? == issuer.as_bytes()).then_some(true)?;
         } else if cbor.literal(b"\x02").is_some() {
             cbor.string(TEXT)?;
         } else {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::sha256;
 use crate::guard::Guard;
 use crate::passkey::Record;
-use crate::platform::Platform;
+use crate::platform::{Platform, random};
 use crate::protocol::*;
 use crate::request::{PutWrite, Stop, Turn, UserVerified};
 use crate::seal::{self, Context, Kind, seal};
@@ -65,15 +65,16 @@ pub(crate) fn put<P: Platform>(
     }
     let account = &turn.handle.account;
     let version = vault.point.version.checked_add(1).ok_or(Refusal::Malformed)?;
-    let none = Digest([0; 32]);
+    // Random, lest the same event made again under another guard lead to the same point.
+    let unique = Digest(random(turn.platform)?);
     let (slot, action, digest, record) = match change {
         Change::Put(slot, record) => {
             let context = Context::record(account, *slot, version);
             let sealed = seal(turn.platform, &guard.secret.record(), &context, *record)?;
             (*slot, Action::Put, record.digest()?, Some(sealed))
         }
-        Change::Delete(slot, _) => (*slot, Action::Delete, none, None),
-        Change::Touch => (SlotId([0; 32]), Action::Touch, none, None),
+        Change::Delete(slot, _) => (*slot, Action::Delete, unique, None),
+        Change::Touch => (SlotId([0; 32]), Action::Touch, unique, None),
     };
     let event = Event { version, slot, action, digest };
     let point = Chain::Vault.next(sha256, &vault.point, &event).ok_or(Refusal::BrokenChain)?;
