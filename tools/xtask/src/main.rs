@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own tasks. Everything the README tells a reader to run is here.
 
+mod bench;
 mod budget;
 mod build;
 mod demo;
@@ -59,6 +60,16 @@ enum Task {
         /// Only these, by name
         names: Vec<String>,
     },
+    /// Measure the core beside the sum of its cryptographic primitives, and sign-ins through
+    /// everything.
+    Bench {
+        /// Shorter phases: under a minute once everything is built
+        #[arg(long)]
+        quick: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Run every fuzz target for a while.
     Fuzz {
         /// Seconds for each target
@@ -98,6 +109,7 @@ fn run(task: Task) -> Result<()> {
             ]);
             shell::run(cargo.arg("--").args(names))
         }
+        Task::Bench { quick, json } => bench::run(quick, json),
         Task::Fuzz { seconds } => test::fuzz(seconds),
     }
 }

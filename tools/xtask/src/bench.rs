@@ -1,0 +1,86 @@
+//! Benchmarks: the core beside its primitives, and sign-ins through everything.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::build::{self, Profile};
+use crate::shell;
+
+/// Runs them and prints a table, or one JSON object.
+pub(crate) fn run(quick: bool, as_json: bool) -> Result<()> {
+    eprintln!("Building release programs");
+    build::development(Profile::Release)?;
+    let mut cargo = shell::cargo();
+    cargo.args(["bench", "--locked", "--package", "keyfold-tests", "--bench", "core", "--"]);
+    if quick {
+        cargo.args(["--warm-up-time", "0.5", "--measurement-time", "1"]);
+    }
+    let mut end_to_end = shell::cargo();
+    end_to_end.args(["bench", "--locked", "--quiet", "--package", "keyfold-tests"]);
+    end_to_end.args(["--bench", "end_to_end"]);
+    end_to_end.env("KEYFOLD_BENCH_SECONDS", if quick { "2" } else { "10" });
+    // What criterion prints is for people, and would mix with the result.
+    shell::read(&mut cargo)?;
+    let last = shell::read(&mut end_to_end)?;
+    let last = last.lines().last().context("the end-to-end benchmark printed nothing")?;
+    let end_to_end: Value = serde_json::from_str(last).context(last.to_owned())?;
+    let result = json!({
+        "core": {
+            "assert": pair("assert")?,
+            "create": pair("create")?,
+            "session_open": pair("session_open")?,
+        },
+        "end_to_end": end_to_end,
+        "sync": {"page_of_64_us": microseconds("sync/page of 64")?},
+    });
+    if as_json {
+        println!("{result}");
+    } else {
+        table(&result);
+    }
+    Ok(())
+}
+
+fn pair(name: &str) -> Result<Value> {
+    let (core, primitives) =
+        (microseconds(&format!("{name}/core"))?, microseconds(&format!("{name}/primitives"))?);
+    Ok(json!({"us": core, "primitives_us": primitives, "ratio": core / primitives}))
+}
+
+/// Criterion's median.
+fn microseconds(benchmark: &str) -> Result<f64> {
+    let path = shell::target().join("criterion").join(benchmark).join("new/estimates.json");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let estimates: Value = serde_json::from_str(&text)?;
+    let nanoseconds = estimates["median"]["point_estimate"].as_f64();
+    Ok(nanoseconds.with_context(|| format!("no median in {}", path.display()))? / 1000.0)
+}
+
+/// What the core may cost, as a multiple of its primitives.
+const TARGETS: [(&str, f64); 3] = [("assert", 1.10), ("create", 1.10), ("session_open", 1.15)];
+
+fn table(result: &Value) {
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    println!("{:<16}{:>10}{:>14}{:>8}{:>9}", "in the core", "µs", "primitives", "ratio", "target");
+    for (name, target) in TARGETS {
+        let row = &result["core"][name];
+        println!(
+            "{name:<16}{:>10.1}{:>14.1}{:>8.2}{target:>9.2}",
+            number(&row["us"]),
+            number(&row["primitives_us"]),
+            number(&row["ratio"])
+        );
+    }
+    println!("{:<16}{:>10.1}", "sync, 64 events", number(&result["sync"]["page_of_64_us"]));
+    let all = &result["end_to_end"];
+    println!("\nend to end: {:.0} sign-ins/s", number(&all["sign_ins_per_s"]));
+    println!(
+        "at half that load: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
+        number(&all["p50_ms"]),
+        number(&all["p99_ms"]),
+        number(&all["p999_ms"])
+    );
+    println!("load generator: {}", all["load_generator"].as_str().unwrap_or_default());
+}
