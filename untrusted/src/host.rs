@@ -1,7 +1,7 @@
 //! A whole host in one value: what the binary runs and what tests start in-process.
 
 use crate::azure::{Cloud, KeyRelease};
-use crate::config::{Config, EnclaveLink};
+use crate::config::{Config, EnclaveLink, Limits};
 use crate::enclave::{Connect, Links, Setup};
 use crate::http::{self, App, Deployment, Mailboxes, Server};
 use crate::identity::Identity;
@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
 use crate::storage::{Sqlite, Storage, sqlite};
 use anyhow::{Context, Result, anyhow};
+use axum::Router;
 use keyfold_protocol::host::Config as EnclaveConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,46 +63,26 @@ impl Builder {
 
     /// Opens the storage, binds both listeners, starts the enclaves. Returns as soon as requests are
     /// answered; until an enclave is ready with `enclave-starting`.
-    pub async fn start(self) -> Result<Host> {
-        let config = self.config;
+    pub async fn start(mut self) -> Result<Host> {
         let metrics = Arc::<Metrics>::default();
         let mut background = JoinSet::new();
-        let storage = match self.storage {
+        let storage = match self.storage.take() {
             Some(storage) => storage,
-            None => open_storage(&config, &metrics, &mut background)?,
+            None => open_storage(&self.config, &metrics, &mut background)?,
         };
-        let ledger = Ledger::new(config.ledger.clone(), metrics.clone());
+        let ledger = Ledger::new(self.config.ledger.clone(), metrics.clone());
         let ledger = Arc::new(ledger.map_err(|error| anyhow!("ledger: {error}"))?);
-        let public = bind(config.listen.public, "listen.public").await?;
-        let admin = bind(config.listen.admin, "listen.admin").await?;
-        let release = match self.release {
-            Some(release) => release,
-            None => {
-                let cloud = Cloud::new(config.azure.clone());
-                Arc::new(cloud.map_err(|error| anyhow!("azure: {error}"))?)
-            }
-        };
-        let connectors = self
-            .connectors
-            .unwrap_or_else(|| config.enclave.iter().map(EnclaveLink::connector).collect());
-        let setup = Setup {
-            config: EnclaveConfig {
-                deployment: config.deployment.name.clone(),
-                ledger_key: config.ledger.service_key,
-                ledger_issuer: config.ledger.issuer.clone(),
-                fresh_read: config.deployment.fresh_read,
-            },
-            release,
-            queue: config.limits.enclave_queue,
-            metrics: metrics.clone(),
-        };
+        let public = bind(self.config.listen.public, "listen.public").await?;
+        let admin = bind(self.config.listen.admin, "listen.admin").await?;
+        let links = self.links(&metrics)?;
+        let config = self.config;
         let http =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
         let identity = Arc::new(Identity::new(config.identity.clone(), http, metrics.clone()));
         let service = Service::new(Parts {
             storage,
             ledger: ledger.clone(),
-            links: Links::start(connectors, setup),
+            links,
             identity: identity.clone(),
             metrics: metrics.clone(),
             fresh_read: config.deployment.fresh_read,
@@ -119,17 +100,9 @@ impl Builder {
             arrival_timeout: config.limits.arrival_timeout,
             stopping: stopping.subscribe(),
         });
-        let server = |listener, router, metrics| Server {
-            listener,
-            router,
-            connections: config.limits.connections,
-            arrival_timeout: config.limits.arrival_timeout,
-            drain: config.limits.drain,
-            metrics,
-        };
-        let public = server(public, http::router(app.clone()), metrics);
+        let public = server(&config.limits, public, http::router(app.clone()), metrics);
         // Not among the public connections' counts.
-        let admin = server(admin, http::admin_router(app), Arc::default());
+        let admin = server(&config.limits, admin, http::admin_router(app), Arc::default());
         let (public_address, admin_address) = (public.address()?, admin.address()?);
         let mut servers = JoinSet::new();
         servers.spawn(public.run(stopping.subscribe()));
@@ -143,6 +116,43 @@ impl Builder {
             servers,
             _background: background,
         })
+    }
+
+    /// Starts the enclaves with what their configuration hash is made of.
+    fn links(&mut self, metrics: &Arc<Metrics>) -> Result<Arc<Links>> {
+        let config = &self.config;
+        let release = match self.release.take() {
+            Some(release) => release,
+            None => {
+                let cloud = Cloud::new(config.azure.clone());
+                Arc::new(cloud.map_err(|error| anyhow!("azure: {error}"))?)
+            }
+        };
+        let configured = || config.enclave.iter().map(EnclaveLink::connector).collect();
+        let connectors = self.connectors.take().unwrap_or_else(configured);
+        let setup = Setup {
+            config: EnclaveConfig {
+                deployment: config.deployment.name.clone(),
+                ledger_key: config.ledger.service_key,
+                ledger_issuer: config.ledger.issuer.clone(),
+                fresh_read: config.deployment.fresh_read,
+            },
+            release,
+            queue: config.limits.enclave_queue,
+            metrics: metrics.clone(),
+        };
+        Ok(Links::start(connectors, setup))
+    }
+}
+
+fn server(limits: &Limits, listener: TcpListener, router: Router, metrics: Arc<Metrics>) -> Server {
+    Server {
+        listener,
+        router,
+        connections: limits.connections,
+        arrival_timeout: limits.arrival_timeout,
+        drain: limits.drain,
+        metrics,
     }
 }
 
