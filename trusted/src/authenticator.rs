@@ -30,10 +30,7 @@ fn header(rp_id: &str, user_verified: bool, more: u8) -> Bytes<37> {
 
 /// Authenticator data of a registration, with attested credential data.
 pub(crate) fn registration_data(
-    rp_id: &str,
-    user_verified: bool,
-    credential: &CredentialId,
-    algorithm: Algorithm,
+    rp_id: &str, user_verified: bool, credential: &CredentialId, algorithm: Algorithm,
     public_key: &[u8],
 ) -> Result<Vec<u8, 256>, Failed> {
     let mut data = Vec::new();

@@ -43,10 +43,7 @@ impl Configured {
 
     /// Takes the root key, makes the channel key, and forgets everything but what is derived.
     pub(crate) fn unlock(
-        self,
-        platform: &mut impl Platform,
-        sessions: &mut SessionTable,
-        unlock: &Unlock,
+        self, platform: &mut impl Platform, sessions: &mut SessionTable, unlock: &Unlock,
     ) -> Result<Keyed, HostRefusal> {
         let root = platform.unwrap_root(unlock.algorithm, unlock.wrapped);
         let roots = RootKeys::derive(root.map_err(|_| HostRefusal::Unwrap)?);
@@ -87,9 +84,7 @@ impl Keyed {
 
 /// Evidence that earns the root key: this boot's RSA key and the configuration, in a report.
 pub(crate) fn release_claims(
-    platform: &mut impl Platform,
-    configured: &Configured,
-    out: &mut [u8; FRAME],
+    platform: &mut impl Platform, configured: &Configured, out: &mut [u8; FRAME],
 ) -> Result<usize, HostRefusal> {
     let modulus = platform.release_key().map_err(|_| HostRefusal::Platform)?;
     let mut claims = Claims::new();
@@ -103,9 +98,7 @@ pub(crate) fn release_claims(
 /// Evidence that clients check: this boot's channel key, the configuration, the root key's
 /// commitment, in a fresh report.
 pub(crate) fn evidence(
-    platform: &mut impl Platform,
-    keyed: &Keyed,
-    out: &mut [u8; FRAME],
+    platform: &mut impl Platform, keyed: &Keyed, out: &mut [u8; FRAME],
 ) -> Result<usize, HostRefusal> {
     let mut claims = Claims::new();
     write!(
@@ -129,9 +122,7 @@ fn report_over(platform: &mut impl Platform, claims: &str) -> Result<[u8; REPORT
 }
 
 fn write_release_claims(
-    claims: &mut Claims,
-    config: &Digest,
-    modulus: &[u8; RELEASE_MODULUS],
+    claims: &mut Claims, config: &Digest, modulus: &[u8; RELEASE_MODULUS],
 ) -> fmt::Result {
     // RFC 7638: the required members, sorted, without spaces.
     let n = Base64Url(modulus);

@@ -67,10 +67,7 @@ pub(crate) fn hkdf_expand(key: &Secret, info: &[&[u8]]) -> Secret {
 
 /// AES-256-GCM: encrypts in place and returns the tag.
 pub(crate) fn aead_seal(
-    key: &Secret,
-    nonce: [u8; 12],
-    aad: &[u8],
-    plaintext: &mut [u8],
+    key: &Secret, nonce: [u8; 12], aad: &[u8], plaintext: &mut [u8],
 ) -> Result<[u8; TAG], Failed> {
     let nonce = aead::Nonce::assume_unique_for_key(nonce);
     let tag = aes(key)?.seal_in_place_separate_tag(nonce, aead::Aad::from(aad), plaintext)?;
@@ -79,10 +76,7 @@ pub(crate) fn aead_seal(
 
 /// AES-256-GCM: decrypts `ciphertext ‖ tag` in place and returns the plaintext.
 pub(crate) fn aead_open<'a>(
-    key: &Secret,
-    nonce: [u8; 12],
-    aad: &[u8],
-    sealed: &'a mut [u8],
+    key: &Secret, nonce: [u8; 12], aad: &[u8], sealed: &'a mut [u8],
 ) -> Result<&'a mut [u8], Failed> {
     let nonce = aead::Nonce::assume_unique_for_key(nonce);
     Ok(aes(key)?.open_in_place(nonce, aead::Aad::from(aad), sealed)?)
@@ -94,9 +88,7 @@ fn aes(key: &Secret) -> Result<aead::LessSafeKey, Failed> {
 
 /// ECDSA P-256 with SHA-256, signature as r ‖ s.
 pub(crate) fn p256_verify(
-    key: &P256PublicKey,
-    message: &[u8],
-    signature: &P256Signature,
+    key: &P256PublicKey, message: &[u8], signature: &P256Signature,
 ) -> Result<(), Failed> {
     let key = UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &key.0);
     Ok(key.verify(message, &signature.0)?)
@@ -104,9 +96,7 @@ pub(crate) fn p256_verify(
 
 /// ECDSA P-384 with SHA-384, signature as r ‖ s.
 pub(crate) fn p384_verify(
-    key: &P384PublicKey,
-    message: &[u8],
-    signature: &[u8],
+    key: &P384PublicKey, message: &[u8], signature: &[u8],
 ) -> Result<(), Failed> {
     let key = UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, &key.0);
     Ok(key.verify(message, signature)?)
@@ -125,9 +115,7 @@ pub(crate) fn p256_generate() -> Result<(Secret, Vec<u8, 65>), Failed> {
 
 /// Signs with ECDSA P-256 and SHA-256; DER, as WebAuthn wants it.
 pub(crate) fn p256_sign(
-    scalar: &Secret,
-    point: &[u8],
-    message: &[u8],
+    scalar: &Secret, point: &[u8], message: &[u8],
 ) -> Result<Vec<u8, 72>, Failed> {
     let algorithm = &signature::ECDSA_P256_SHA256_ASN1_SIGNING;
     let random = SystemRandom::new();
@@ -145,9 +133,7 @@ pub(crate) fn ed25519_public(seed: &Secret) -> Result<Vec<u8, 65>, Failed> {
 /// Signs with Ed25519. The stored public key is checked against the seed: signing under a wrong
 /// one would give the seed away.
 pub(crate) fn ed25519_sign(
-    seed: &Secret,
-    public: &[u8],
-    message: &[u8],
+    seed: &Secret, public: &[u8], message: &[u8],
 ) -> Result<Vec<u8, 72>, Failed> {
     let key = Ed25519KeyPair::from_seed_and_public_key(seed.expose(), public)?;
     Vec::from_slice(key.sign(message).as_ref()).map_err(|_| Failed)

@@ -139,9 +139,7 @@ pub(crate) fn open_live<P>(turn: &Turn<P>) -> Result<Guard, Stop> {
 /// Opens an account: version 1, with a secret of its own. That no earlier version exists is the
 /// ledger's to say, at the append from 0.
 pub(crate) fn enroll<P: Platform>(
-    turn: &mut Turn<P>,
-    caller: &Caller,
-    enroll: &Enroll,
+    turn: &mut Turn<P>, caller: &Caller, enroll: &Enroll,
 ) -> Result<StagedWrite, Stop> {
     let account = &turn.handle.account;
     let mut devices = Vec::new();
@@ -162,11 +160,7 @@ pub(crate) fn enroll<P: Platform>(
 
 /// Changes a guard: exactly the version the caller signed for, at exactly the vault it knows.
 pub(crate) fn change<P: Platform>(
-    turn: &mut Turn<P>,
-    caller: &Caller,
-    mut guard: Guard,
-    base: &GuardBase,
-    edit: Edit,
+    turn: &mut Turn<P>, caller: &Caller, mut guard: Guard, base: &GuardBase, edit: Edit,
 ) -> Result<StagedWrite, Stop> {
     let vault = vault::open(turn, &guard)?;
     if base.guard != guard.version {
@@ -182,10 +176,7 @@ pub(crate) fn change<P: Platform>(
 
 /// Gives a change its version, its audit event and its seal.
 fn stage<P: Platform>(
-    turn: &mut Turn<P>,
-    caller: &Caller,
-    mut guard: Guard,
-    kind: AuditKind,
+    turn: &mut Turn<P>, caller: &Caller, mut guard: Guard, kind: AuditKind,
     subject: Option<DeviceId>,
 ) -> Result<StagedWrite, Stop> {
     let account = &turn.handle.account;
@@ -218,10 +209,7 @@ fn stage<P: Platform>(
 /// Turns a staged guard into a live one: the ledger's receipt says that this transition, and no
 /// other, is the one that happened.
 pub(crate) fn commit<P: Platform>(
-    keyed: &Keyed,
-    platform: &mut P,
-    commit: &Commit,
-    out: &mut [u8; FRAME],
+    keyed: &Keyed, platform: &mut P, commit: &Commit, out: &mut [u8; FRAME],
 ) -> Result<usize, HostRefusal> {
     let Commit { account, staged, receipt } = commit;
     let context = Context::sole(Kind::GuardStaged, account, staged.version.0);
@@ -255,11 +243,7 @@ const GUARD_REPLY: usize = Class::Guard.reply_size(0).saturating_add(SEAL_OVERHE
 
 /// Seals a guard as live. The proof is taken, not borrowed: one receipt, one guard.
 fn go_live<P: Platform>(
-    keyed: &Keyed,
-    platform: &mut P,
-    account: &Account,
-    guard: &Guard,
-    _: Recorded,
+    keyed: &Keyed, platform: &mut P, account: &Account, guard: &Guard, _: Recorded,
 ) -> Result<[u8; seal::GUARD], Failed> {
     let context = Context::sole(Kind::GuardLive, account, guard.version);
     seal(platform, &keyed.roots.guard, &context, guard)

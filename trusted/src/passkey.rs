@@ -74,11 +74,7 @@ impl Record {
 
 /// Opens a record at its place; a guard older than its floor may not use it.
 pub(crate) fn open<P>(
-    turn: &Turn<P>,
-    guard: &Guard,
-    slot: SlotId,
-    version: Claimed<u64>,
-    sealed: &[u8],
+    turn: &Turn<P>, guard: &Guard, slot: SlotId, version: Claimed<u64>, sealed: &[u8],
 ) -> Result<Record, Stop> {
     let context = Context::record(&turn.handle.account, slot, version.0);
     let key = guard.secret.record();
@@ -94,10 +90,7 @@ fn open_attached<P>(turn: &Turn<P>, guard: &Guard, slot: SlotId) -> Result<Recor
 
 /// Makes a passkey: a new key, a new credential id, a new PRF seed, in the user's slot.
 pub(crate) fn create<P: Platform>(
-    turn: &mut Turn<P>,
-    guard: &Guard,
-    verified: Option<UserVerified>,
-    request: &CreatePasskey,
+    turn: &mut Turn<P>, guard: &Guard, verified: Option<UserVerified>, request: &CreatePasskey,
 ) -> Result<(Created, PutWrite), Stop> {
     let algorithm = Algorithm::choose(&request.algorithms).ok_or(Refusal::UnsupportedAlgorithm)?;
     let (private_key, public_key) = match algorithm {
@@ -144,10 +137,7 @@ pub(crate) fn create<P: Platform>(
 
 /// Signs in: authenticator data and client data hash under the passkey.
 pub(crate) fn assert<P: Platform>(
-    turn: &Turn<P>,
-    guard: &Guard,
-    verified: Option<UserVerified>,
-    request: &Assert,
+    turn: &Turn<P>, guard: &Guard, verified: Option<UserVerified>, request: &Assert,
 ) -> Result<Asserted, Stop> {
     let keyfold_protocol::client::Class::Assert(slot) = turn.handle.class else {
         return Err(Refusal::Malformed.into());
@@ -172,9 +162,7 @@ pub(crate) fn assert<P: Platform>(
 /// The attached record under other names, if it is exactly the one the caller meant: everything
 /// else is copied.
 pub(crate) fn rename<P: Platform>(
-    turn: &mut Turn<P>,
-    guard: &Guard,
-    request: UpdatePasskey,
+    turn: &mut Turn<P>, guard: &Guard, request: UpdatePasskey,
 ) -> Result<Record, Stop> {
     let record = open_attached(turn, guard, request.slot)?;
     if record.digest()? != request.record {

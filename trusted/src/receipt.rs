@@ -28,28 +28,20 @@ pub(crate) struct Entry<'a> {
 
 /// That the entry was appended, at its version.
 pub(crate) fn committed(
-    config: &Config,
-    entry: &Entry,
-    receipt: &[u8],
+    config: &Config, entry: &Entry, receipt: &[u8],
 ) -> Result<Recorded, Failed> {
     verify(config, &LedgerClaim::Append, entry, receipt).map(Recorded)
 }
 
 /// That the entry was the tag's newest when somebody asked for it with this nonce.
 pub(crate) fn fresh(
-    config: &Config,
-    nonce: [u8; 32],
-    entry: &Entry,
-    receipt: &[u8],
+    config: &Config, nonce: [u8; 32], entry: &Entry, receipt: &[u8],
 ) -> Result<FreshlyRead, Failed> {
     verify(config, &LedgerClaim::Read(nonce), entry, receipt).map(FreshlyRead)
 }
 
 fn verify(
-    config: &Config,
-    claim: &LedgerClaim,
-    entry: &Entry,
-    receipt: &[u8],
+    config: &Config, claim: &LedgerClaim, entry: &Entry, receipt: &[u8],
 ) -> Result<(), Failed> {
     let claim = sha256(&[&claim.bytes(entry.tag, entry.version, entry.guard)]);
     let is_genuine = verify_receipt(&config.ledger_key, &config.ledger_issuer, &claim, receipt);
@@ -59,19 +51,13 @@ fn verify(
 /// Whether `receipt` is a CCF receipt by the service key `key` and `issuer` for the claims whose
 /// SHA-256 is `claims`. What the core checks, for tools that audit a ledger.
 pub fn verify_receipt(
-    key: &P384PublicKey,
-    issuer: &str,
-    claims: &[u8; 32],
-    receipt: &[u8],
+    key: &P384PublicKey, issuer: &str, claims: &[u8; 32], receipt: &[u8],
 ) -> bool {
     receipt.len() <= RECEIPT && verify_claims(key, issuer, claims, receipt).is_some()
 }
 
 fn verify_claims(
-    key: &P384PublicKey,
-    issuer: &str,
-    claims: &[u8; 32],
-    receipt: &[u8],
+    key: &P384PublicKey, issuer: &str, claims: &[u8; 32], receipt: &[u8],
 ) -> Option<()> {
     // COSE_Sign1: 18([protected, {396: {-1: [proof]}}, nil, signature])
     let mut cbor = Cbor(receipt);

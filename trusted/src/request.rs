@@ -67,9 +67,7 @@ impl From<Failed> for Stop {
 
 /// Answers a request and encodes the reply for the host.
 pub(crate) fn answer<P: Platform>(
-    turn: &mut Turn<P>,
-    scratch: &mut Scratch,
-    out: &mut [u8; FRAME],
+    turn: &mut Turn<P>, scratch: &mut Scratch, out: &mut [u8; FRAME],
 ) -> Result<usize, HostRefusal> {
     // 1. The frame, under the session's request key.
     let mut buffer = [0; REQUEST];
@@ -102,8 +100,7 @@ impl PutWrite {
 }
 
 fn open_frame<'a, P>(
-    turn: &Turn<P>,
-    buffer: &'a mut [u8; REQUEST],
+    turn: &Turn<P>, buffer: &'a mut [u8; REQUEST],
 ) -> Result<SignedRequest<'a>, HostRefusal> {
     let frame = turn.handle.frame;
     let sealed = buffer.get_mut(..frame.len()).ok_or(HostRefusal::Malformed)?;
@@ -126,9 +123,7 @@ fn attached_items(handle: &Handle) -> Result<usize, HostRefusal> {
 
 /// The one match over what clients can ask for.
 fn perform<'a, P: Platform>(
-    turn: &mut Turn<P>,
-    signed: &SignedRequest,
-    items: &'a mut [u8],
+    turn: &mut Turn<P>, signed: &SignedRequest, items: &'a mut [u8],
 ) -> Result<Answer<'a>, Stop> {
     let request: Request = wire::decode(signed.request).map_err(|_| Refusal::Malformed)?;
     if !request.matches(turn.handle.class) {
@@ -191,10 +186,7 @@ fn perform<'a, P: Platform>(
 
 /// A put that answers with nothing but where the vault stands.
 fn put<'a, P: Platform>(
-    turn: &mut Turn<P>,
-    guard: &Guard,
-    named: &ChainPoint,
-    change: &vault::Change,
+    turn: &mut Turn<P>, guard: &Guard, named: &ChainPoint, change: &vault::Change,
 ) -> Result<Answer<'a>, Stop> {
     let (done, write) = vault::put(turn, guard, named, change)?;
     Ok(Answer::Put(Success::Put(done), write))
@@ -223,9 +215,7 @@ impl Caller {
 }
 
 fn authenticate<P>(
-    turn: &Turn<P>,
-    signed: &SignedRequest,
-    guard: &Guard,
+    turn: &Turn<P>, signed: &SignedRequest, guard: &Guard,
 ) -> Result<Caller, Refusal> {
     if guard.version() < signed.guard_seen {
         return Err(Refusal::StaleGuard);
@@ -240,9 +230,7 @@ fn authenticate<P>(
 
 /// The caller of an Enroll is the device it registers.
 fn first_device<P>(
-    turn: &Turn<P>,
-    signed: &SignedRequest,
-    enroll: &Enroll,
+    turn: &Turn<P>, signed: &SignedRequest, enroll: &Enroll,
 ) -> Result<Caller, Refusal> {
     let device = &enroll.device;
     let id = device_id(sha256, &device.device_key, &device.uv_key);
@@ -253,9 +241,7 @@ fn first_device<P>(
 }
 
 fn check_signature<P>(
-    turn: &Turn<P>,
-    signed: &SignedRequest,
-    key: &P256PublicKey,
+    turn: &Turn<P>, signed: &SignedRequest, key: &P256PublicKey,
 ) -> Result<Caller, Refusal> {
     let context = SignedContext {
         binding: turn.session.binding.expose(),

@@ -80,10 +80,7 @@ impl<'a> Context<'a> {
 
 /// Seals `value`, padded to the blob's size.
 pub(crate) fn seal<T: Serialize, const BLOB: usize>(
-    platform: &mut impl Platform,
-    type_key: &Secret,
-    context: &Context,
-    value: &T,
+    platform: &mut impl Platform, type_key: &Secret, context: &Context, value: &T,
 ) -> Result<[u8; BLOB], Failed> {
     let mut blob = [0; BLOB];
     let context = context.bytes();
@@ -93,11 +90,7 @@ pub(crate) fn seal<T: Serialize, const BLOB: usize>(
 
 /// Seals `value`, padded to fill `blob`, under a key of this one sealing.
 pub(crate) fn seal_into<T: Serialize>(
-    platform: &mut impl Platform,
-    base_key: &Secret,
-    info: &[u8],
-    aad: &[u8],
-    value: &T,
+    platform: &mut impl Platform, base_key: &Secret, info: &[u8], aad: &[u8], value: &T,
     blob: &mut [u8],
 ) -> Result<(), Failed> {
     let (salt, rest) = blob.split_first_chunk_mut::<SALT>().ok_or(Failed)?;
@@ -110,9 +103,7 @@ pub(crate) fn seal_into<T: Serialize>(
 
 /// Opens a blob that the host attached.
 pub(crate) fn open<T: DeserializeOwned, const BLOB: usize>(
-    type_key: &Secret,
-    context: &Context,
-    sealed: &[u8],
+    type_key: &Secret, context: &Context, sealed: &[u8],
 ) -> Result<T, HostRefusal> {
     let blob = sealed.try_into().map_err(|_| HostRefusal::State)?;
     open_blob::<T, BLOB>(type_key, &context.bytes(), blob).ok_or(HostRefusal::State)
@@ -120,9 +111,7 @@ pub(crate) fn open<T: DeserializeOwned, const BLOB: usize>(
 
 /// It was ours, so its plaintext has the one encoding it should.
 fn open_blob<T: DeserializeOwned, const BLOB: usize>(
-    type_key: &Secret,
-    context: &[u8],
-    mut blob: [u8; BLOB],
+    type_key: &Secret, context: &[u8], mut blob: [u8; BLOB],
 ) -> Option<T> {
     let (salt, body) = blob.split_first_chunk_mut::<SALT>()?;
     let plaintext = aead_open(&blob_key(type_key, context, salt), [0; 12], context, body).ok()?;

@@ -23,10 +23,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn start(
-        chain: Chain,
-        account: &Account,
-        from: &ChainPoint,
-        end: &'a ChainPoint,
+        chain: Chain, account: &Account, from: &ChainPoint, end: &'a ChainPoint,
         floor: &'a ChainPoint,
     ) -> Result<Self, Refusal> {
         if from.version == 0 && *from != chain.genesis(sha256, account) {
@@ -74,10 +71,7 @@ impl<'a> Page<'a> {
 
 /// A page of vault events with the passkeys they left.
 pub(crate) fn vault_page<'a, P>(
-    turn: &Turn<P>,
-    guard: &Guard,
-    from: &ChainPoint,
-    buffer: &'a mut [u8],
+    turn: &Turn<P>, guard: &Guard, from: &ChainPoint, buffer: &'a mut [u8],
 ) -> Result<Synced<'a>, Stop> {
     let account = &turn.handle.account;
     let vault = vault::open(turn, guard)?;
@@ -94,9 +88,7 @@ pub(crate) fn vault_page<'a, P>(
 }
 
 fn view<P>(
-    turn: &Turn<P>,
-    guard: &Guard,
-    attached: &AttachedEvent,
+    turn: &Turn<P>, guard: &Guard, attached: &AttachedEvent,
 ) -> Result<Option<PasskeyView>, Stop> {
     let (Action::Put, Some(sealed)) = (attached.event.action, attached.record) else {
         return Ok(None);
@@ -111,11 +103,7 @@ fn view<P>(
 
 /// A page of the guard's history. Only for a guard that the ledger has just confirmed.
 pub(crate) fn audit_page<'a, P>(
-    turn: &Turn<P>,
-    guard: &Guard,
-    _: &FreshlyRead,
-    from: &ChainPoint,
-    buffer: &'a mut [u8],
+    turn: &Turn<P>, guard: &Guard, _: &FreshlyRead, from: &ChainPoint, buffer: &'a mut [u8],
 ) -> Result<Audited<'a>, Stop> {
     let account = &turn.handle.account;
     let end = ChainPoint { version: guard.version(), head: guard.audit_head };

@@ -54,10 +54,7 @@ pub(crate) enum Change<'a> {
 
 /// Appends one event to the vault, which must stand at exactly the point the caller named.
 pub(crate) fn put<P: Platform>(
-    turn: &mut Turn<P>,
-    guard: &Guard,
-    named: &ChainPoint,
-    change: &Change,
+    turn: &mut Turn<P>, guard: &Guard, named: &ChainPoint, change: &Change,
 ) -> Result<(PutDone, PutWrite), Stop> {
     let vault = open(turn, guard)?;
     if *named != vault.point {

@@ -64,9 +64,7 @@ fn tree(edges: &str, features: &[&str], keep: impl Fn(&str) -> bool) -> Result<B
 
 /// Compares the list with the graph.
 pub(crate) fn check(
-    library: &BTreeSet<Package>,
-    binary: &BTreeSet<Package>,
-    update: bool,
+    library: &BTreeSet<Package>, binary: &BTreeSet<Package>, update: bool,
 ) -> Result<()> {
     let everything = tree("normal,build", &["--features", "enclave"], |_| true)?;
     let real = entries(&everything, library, binary)?;
@@ -113,9 +111,7 @@ pub(crate) fn check(
 }
 
 fn entries(
-    everything: &BTreeSet<Package>,
-    library: &BTreeSet<Package>,
-    binary: &BTreeSet<Package>,
+    everything: &BTreeSet<Package>, library: &BTreeSet<Package>, binary: &BTreeSet<Package>,
 ) -> Result<Vec<Entry>> {
     let lock = fs::read_to_string(shell::root().join("Cargo.lock")).context("Cargo.lock")?;
     let lock: Lock = toml::from_str(&lock).context("Cargo.lock")?;

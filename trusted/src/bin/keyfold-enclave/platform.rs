@@ -67,9 +67,7 @@ impl Platform for System {
     }
 
     fn unwrap_root(
-        &mut self,
-        algorithm: KeyWrap,
-        wrapped: &[u8],
+        &mut self, algorithm: KeyWrap, wrapped: &[u8],
     ) -> Result<RootKey, PlatformError> {
         self.release_key.open(algorithm, wrapped)
     }

@@ -37,9 +37,7 @@ impl ReleaseKey {
     /// RSA-OAEP of an AES-256 key, exactly one modulus long, then AES-KWP (RFC 5649) of exactly 32
     /// bytes. The RSA key does not outlive the call.
     pub(crate) fn open(
-        &mut self,
-        algorithm: KeyWrap,
-        wrapped: &[u8],
+        &mut self, algorithm: KeyWrap, wrapped: &[u8],
     ) -> Result<RootKey, PlatformError> {
         let Self::Waiting(key) = std::mem::replace(self, Self::Spent) else {
             return Err(PlatformError);
