@@ -90,7 +90,7 @@ impl Stored {
             Class::Put(Some(slot)) | Class::Assert(slot) => attach.record = self.record(&slot),
             Class::Sync(from) => attach.events = self.events_after(from),
             Class::Audit(from) => {
-                let after = self.audit.range(from + 1..).take(PAGE);
+                let after = self.audit.range(from.saturating_add(1)..).take(PAGE);
                 attach.audit = after.map(|(_, sealed)| sealed.clone()).collect();
             }
             _ => {}
@@ -110,7 +110,7 @@ impl Stored {
             let newest = self.record(&event.slot).filter(|(version, _)| *version == event.version);
             (*event, newest.map(|(_, sealed)| sealed))
         };
-        self.events.range(from + 1..).take(PAGE).map(|(_, event)| with_record(event)).collect()
+        self.events.range(from.saturating_add(1)..).take(PAGE).map(|(_, event)| with_record(event)).collect()
     }
 }
 

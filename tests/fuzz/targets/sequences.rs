@@ -263,11 +263,7 @@ impl Run {
 
     /// Sends a request; its answer, if it succeeded. A refusal must be the client's to read.
     fn send(
-        &mut self,
-        choice: &Choice,
-        request: &Request,
-        class: Class,
-        attach: &Attach,
+        &mut self, choice: &Choice, request: &Request, class: Class, attach: &Attach,
     ) -> Answer {
         let device = &self.devices[choice.device];
         let sent = self.world.session.seal(device, choice.key, &self.world.account, request);
@@ -468,10 +464,46 @@ fn done_of(outcome: &Outcome) -> Option<ChainPoint> {
     }
 }
 
+/// Histories that reach every check, and noise. A step is seven choices and its own: device, key,
+/// guard, vault, whether the device learns of the newest guard, what the base says, what is done.
 fn seeds() -> Vec<Vec<u8>> {
-    // Every kind of step, and mixtures of them.
-    (0..=10u8)
-        .map(|kind| [0, 0, 0, 0, 0, 0, kind, 0].repeat(6))
-        .chain((0..8u8).map(|start| (0..200).map(|at: u8| at.wrapping_mul(start + 3)).collect()))
-        .collect()
+    const CREATE: u8 = 0;
+    const TOUCH: u8 = 2;
+    const ASSERT: u8 = 4;
+    const CHANGE: u8 = 5;
+    const COMMIT: u8 = 8;
+    const STAGED_AS_LIVE: u8 = 9;
+    let step = |what: u8, its_own: &[u8]| [&[0, 0, 0, 0, 0, 0, what], its_own].concat();
+    let history = [
+        step(CREATE, &[0]),
+        // An anchor; with it the account has two live guards.
+        step(CHANGE, &[0, 2]),
+        step(COMMIT, &[1, 0]),
+        step(CREATE, &[1]),
+        step(TOUCH, &[]),
+    ]
+    .concat();
+    let probes: [Vec<u8>; 6] = [
+        // The older guard with the newer record, the older vault, the newer vault.
+        vec![0, 0, 4, 0, 0, 0, ASSERT, 0, 0],
+        vec![0, 0, 4, 5, 0, 0, TOUCH],
+        vec![0, 0, 4, 0, 0, 0, TOUCH],
+        // The older guard, after the device has seen the newer one.
+        vec![0, 0, 4, 5, 1, 0, TOUCH],
+        step(STAGED_AS_LIVE, &[0, 0]),
+        // A phone comes, acts, and goes.
+        [
+            step(CHANGE, &[1, 0]),
+            step(COMMIT, &[2, 0]),
+            vec![1, 0, 0, 0, 0, 0, TOUCH],
+            step(CHANGE, &[1, 1]),
+            step(COMMIT, &[3, 0]),
+            vec![1, 0, 0, 0, 0, 0, TOUCH],
+        ]
+        .concat(),
+    ];
+    let probes = probes.into_iter().map(|probe| [&history[..], &probe].concat());
+    let every_step = (0..=10).map(|what| step(what, &[0, 0]).repeat(6));
+    let noise = (0..8u8).map(|start| (0..200u8).map(|at| at.wrapping_mul(start + 3)).collect());
+    probes.chain(every_step).chain(noise).collect()
 }

@@ -80,9 +80,7 @@ impl Platform for Hooks {
     }
 
     fn unwrap_root(
-        &mut self,
-        algorithm: KeyWrap,
-        wrapped: &[u8],
+        &mut self, algorithm: KeyWrap, wrapped: &[u8],
     ) -> Result<RootKey, PlatformError> {
         let algorithm = match algorithm {
             KeyWrap::Sha1 => 1,
@@ -115,9 +113,7 @@ pub unsafe extern "C" fn keyfold_start(hooks: Hooks) {
 /// other call may run meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn keyfold_handle(
-    frame: *const u8,
-    length: usize,
-    out: *mut [u8; FRAME],
+    frame: *const u8, length: usize, out: *mut [u8; FRAME],
 ) -> usize {
     #[cfg(feature = "one-vec")]
     let frame = {
