@@ -223,7 +223,7 @@ pub(crate) enum PasskeysCommand {
         #[arg(long)]
         origin: String,
         /// Which passkey, where several fit: its credential id
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", allow_hyphen_values = true)]
         credential: Option<String>,
     },
     /// List the passkeys
@@ -238,6 +238,7 @@ pub(crate) enum PasskeysCommand {
     /// Change the names of a passkey
     Rename {
         /// Its credential id, or the beginning of it
+        #[arg(allow_hyphen_values = true)]
         credential: String,
         /// The user's name at the site
         #[arg(long)]
@@ -249,6 +250,7 @@ pub(crate) enum PasskeysCommand {
     /// Delete a passkey on all devices, for good
     Delete {
         /// Its credential id, or the beginning of it
+        #[arg(allow_hyphen_values = true)]
         credential: String,
         /// Without asking
         #[arg(long)]
@@ -323,6 +325,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn credential_ids_may_begin_with_a_hyphen() {
+        for arguments in [
+            &["keyfold", "passkeys", "delete", "-abc", "--yes"][..],
+            &["keyfold", "passkeys", "rename", "-abc", "--name", "x"],
+            &["keyfold", "passkeys", "sign-in", "--origin", "o", "--credential", "-abc"],
+        ] {
+            let parsed = Arguments::try_parse_from(arguments).unwrap();
+            let Command::Passkeys(command) = parsed.command else { panic!("{arguments:?}") };
+            let credential = match command {
+                PasskeysCommand::Delete { credential, yes: true } => credential,
+                PasskeysCommand::Rename { credential, .. } => credential,
+                PasskeysCommand::SignIn { credential, .. } => credential.unwrap(),
+                _ => panic!("{arguments:?}"),
+            };
+            assert_eq!(credential, "-abc");
+        }
     }
 
     #[test]

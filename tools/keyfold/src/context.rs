@@ -124,9 +124,7 @@ impl Context {
     /// Gets the user-verification key ready as far as `verification` wants it; says which key will
     /// sign.
     pub(crate) fn unlock(
-        &self,
-        device: &Device,
-        verification: Verification,
+        &self, device: &Device, verification: Verification,
     ) -> Result<KeyKind, Failure> {
         if verification == Verification::Discouraged {
             return Ok(KeyKind::Presence);

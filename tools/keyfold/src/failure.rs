@@ -1,7 +1,6 @@
 //! What went wrong: one code, one exit status, one sentence on what to do.
 
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 
 use keyfold_client::Error;
@@ -12,7 +11,7 @@ use keyfold_client::store::StoreError;
 use keyfold_client::webauthn::WebAuthnError;
 use serde_json::{Value, json};
 
-use crate::output::{passkey_json, printable};
+use crate::output::{Output, passkey_json, printable};
 
 /// Exit statuses, as the help lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,14 +72,12 @@ impl Failure {
 
     /// Prints to stderr and gives the exit status.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
-        let text = if json { self.to_json().to_string() } else { self.to_text() };
-        // Nobody may be reading any more; the exit status still tells.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        Output::new(json).failure(&self.to_json(), &self.to_text());
         ExitCode::from(self.exit as u8)
     }
 
     fn to_text(&self) -> String {
-        let mut text = format!("{}: {}", crate::output::error_word(), printable(&self.message));
+        let mut text = printable(&self.message);
         for candidate in self.details["candidates"].as_array().into_iter().flatten() {
             let member = |name: &str| printable(candidate[name].as_str().unwrap_or_default());
             text += &format!("\n  --credential {}  {}", member("credential"), member("name"));

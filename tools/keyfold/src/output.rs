@@ -1,7 +1,7 @@
 //! Printing: results on stdout, the rest on stderr, tables for people, one object for programs.
 
-use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -12,36 +12,36 @@ use keyfold_protocol::ids::{ChainPoint, DeviceId};
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-/// In front of every line when nothing is protected.
-const SIMULATED: &str = "[simulated] ";
+/// Whether the enclave that was verified runs on a simulated chip, so that nothing is protected:
+/// from then on every line for people says so, those of failures too.
+static SIMULATED: AtomicBool = AtomicBool::new(false);
 
-/// Where and how this run prints.
+/// How this run prints.
 pub(crate) struct Output {
     json: bool,
-    simulated: Cell<bool>,
 }
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, simulated: Cell::new(false) }
+        Self { json }
     }
 
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// From now on every line says that the chip is simulated.
+    /// Notes what the verified enclave runs on.
     pub(crate) fn simulated(&self, simulated: bool) {
-        self.simulated.set(simulated);
+        SIMULATED.store(simulated, Ordering::Relaxed);
     }
 
     /// The result of a command: `object` for programs, `text` for people.
     pub(crate) fn result(&self, mut object: Value, text: &str) {
         if self.json {
-            object["simulated"] = self.simulated.get().into();
+            object["simulated"] = SIMULATED.load(Ordering::Relaxed).into();
             say(&mut io::stdout(), "", &object.to_string());
         } else {
-            say(&mut io::stdout(), self.prefix(), text);
+            say(&mut io::stdout(), prefix(), text);
         }
     }
 
@@ -49,15 +49,12 @@ impl Output {
     pub(crate) fn document(&self, document: &impl serde::Serialize) {
         let document = serde_json::to_string(document).expect("strings always have a JSON form");
         say(&mut io::stdout(), "", &document);
-        if !self.json && self.simulated.get() {
-            self.note("the chip is simulated: nothing is protected");
-        }
     }
 
     /// Something the person should know or do meanwhile.
     pub(crate) fn note(&self, text: &str) {
         if !self.json {
-            say(&mut io::stderr(), self.prefix(), text);
+            say(&mut io::stderr(), prefix(), text);
         }
     }
 
@@ -69,9 +66,15 @@ impl Output {
         }
     }
 
-    fn prefix(&self) -> &'static str {
-        if self.simulated.get() { SIMULATED } else { "" }
+    /// Why the command failed.
+    pub(crate) fn failure(&self, object: &Value, text: &str) {
+        let word = styled("1;31", "error", colour(&io::stderr()));
+        self.event(object, &format!("{word}: {text}"));
     }
+}
+
+fn prefix() -> &'static str {
+    if SIMULATED.load(Ordering::Relaxed) { "[simulated] " } else { "" }
 }
 
 /// Nobody may be reading any more; that is no failure of the command.
@@ -89,10 +92,6 @@ pub(crate) fn colour(to: &impl IsTerminal) -> bool {
 
 fn styled(code: &str, text: &str, on: bool) -> String {
     if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
-}
-
-pub(crate) fn error_word() -> String {
-    styled("1;31", "error", colour(&io::stderr()))
 }
 
 pub(crate) fn good(text: &str) -> String {
@@ -121,9 +120,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// As [`table`]; `style` is given column and padded cell.
 pub(crate) fn styled_table(
-    header: &[&str],
-    rows: &[Vec<String>],
-    style: impl Fn(usize, &str) -> String,
+    header: &[&str], rows: &[Vec<String>], style: impl Fn(usize, &str) -> String,
 ) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();

@@ -52,12 +52,17 @@ pub(super) async fn status(context: &Context) -> Result<(), Failure> {
 
 /// Devices, and what happened since the person last looked.
 pub(super) fn print_overview(context: &Context, this: &DeviceId, overview: &Overview, head: &str) {
-    let news = match &overview.news[..] {
-        [] => String::new(),
-        news => format!("\n\nSince you last looked:\n{}", audit_table(news, Some(overview))),
-    };
-    let text = format!("{head}\n\n{}{news}", device_table(overview, this));
+    let text = format!("{head}\n\n{}{}", device_table(overview, this), news(overview));
     context.out.result(overview_json(overview, this), &text);
+}
+
+/// What happened since the person last looked. Whoever asks for a status has to show this: it is
+/// told once.
+pub(super) fn news(overview: &Overview) -> String {
+    match &overview.news[..] {
+        [] => String::new(),
+        news => format!("\n\nSince you last looked:\n{}", audit_table(news, overview)),
+    }
 }
 
 pub(super) async fn anchor(context: &Context) -> Result<(), Failure> {
@@ -79,7 +84,7 @@ pub(super) async fn audit(context: &Context, verify: bool) -> Result<(), Failure
         "guard": overview.guard,
         "events": events.iter().map(audit_json).collect::<Vec<_>>(),
     });
-    let mut text = audit_table(&events, Some(&overview));
+    let mut text = audit_table(&events, &overview);
     if verify {
         check_history(&events, &overview)?;
         object["verified"] = json!({
@@ -88,10 +93,11 @@ pub(super) async fn audit(context: &Context, verify: bool) -> Result<(), Failure
             "vault": point_json(&overview.vault),
         });
         text.push_str(&format!(
-            "\n\nVerified: {} events without a gap, hashed into a chain whose head the ledger \
-             confirms;\nthey lead to exactly the {} devices that are registered now, and to \
-             everything this device had seen.",
+            "\n\nVerified, {} of {}: events without a gap, hashed into a chain whose head the \
+             ledger confirms;\nthey lead to exactly the devices that are registered now ({}), and \
+             to everything this device had seen.",
             events.len(),
+            overview.guard,
             overview.devices.len()
         ));
     }
@@ -129,10 +135,9 @@ fn check_history(events: &[AuditEvent], overview: &Overview) -> Result<(), Failu
     Ok(())
 }
 
-fn audit_table(events: &[AuditEvent], overview: Option<&Overview>) -> String {
+fn audit_table(events: &[AuditEvent], overview: &Overview) -> String {
     let name = |id: &DeviceId| {
-        let devices = overview.into_iter().flat_map(|overview| &overview.devices);
-        let known = devices.into_iter().find(|one| one.id == *id);
+        let known = overview.devices.iter().find(|one| one.id == *id);
         known.map_or_else(|| id.to_string()[..8].into(), |one| one.name.to_string())
     };
     let row = |event: &AuditEvent| {

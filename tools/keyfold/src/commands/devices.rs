@@ -1,6 +1,6 @@
 //! Devices: listed, approved by a code that the service never sees, struck off.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal};
 
 use keyfold_client::pairing::{PairingSecret, fingerprint};
 use keyfold_client::webauthn::Verification;
@@ -9,12 +9,12 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde_json::json;
 
-use super::account::{machine_name, print_overview};
+use super::account::{machine_name, news, print_overview};
 use crate::args::{DevicesCommand, JoinArguments};
 use crate::config::Config;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::{device_table, overview_json, printable};
+use crate::output::{audit_json, colour, device_table, overview_json, printable};
 
 pub(super) async fn run(context: &Context, command: DevicesCommand) -> Result<(), Failure> {
     match command {
@@ -29,7 +29,8 @@ async fn list(context: &Context) -> Result<(), Failure> {
     let device = context.device().await?;
     let overview = device.client.status().await?;
     let this = device.client.keys().id();
-    context.out.result(overview_json(&overview, &this), &device_table(&overview, &this));
+    let text = device_table(&overview, &this) + &news(&overview);
+    context.out.result(overview_json(&overview, &this), &text);
     Ok(())
 }
 
@@ -56,20 +57,28 @@ async fn approve(context: &Context, yes: bool) -> Result<(), Failure> {
 fn show_code(context: &Context, secret: &PairingSecret) {
     let (code, payload) = (secret.code(), secret.qr_payload());
     let event = json!({"event": "pairing-code", "code": code, "qr": payload});
-    let qr = QrCode::new(&payload).map(|qr| {
-        // Terminals are mostly dark: their blank is the code's dark.
-        let mut picture = qr.render::<Dense1x2>();
-        picture.dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build()
-    });
-    let picture = match qr {
-        Ok(picture) if std::io::stderr().is_terminal() => format!("{picture}\n"),
-        _ => String::new(),
+    let picture = match io::stderr().is_terminal() {
+        true => picture(&payload, colour(&io::stderr())) + "\n",
+        false => String::new(),
     };
     let text = format!(
         "On the new device run: keyfold devices join\nThere enter this code, within ten \
          minutes:\n\n{picture}  {code}\n\nWaiting for the new device ..."
     );
     context.out.event(&event, &text);
+}
+
+/// A QR code for a terminal: black on white where colours may be used; else drawn in the
+/// terminal's own two, for the dark background that most have.
+fn picture(payload: &str, colour: bool) -> String {
+    let Ok(qr) = QrCode::new(payload) else { return String::new() };
+    let mut picture = qr.render::<Dense1x2>();
+    if !colour {
+        return picture.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    }
+    let picture = picture.dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
+    let lines = picture.lines().map(|line| format!("\x1b[30;107m{line}\x1b[0m"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 async fn join(context: &Context, arguments: &JoinArguments) -> Result<(), Failure> {
@@ -94,7 +103,7 @@ async fn join(context: &Context, arguments: &JoinArguments) -> Result<(), Failur
 
 /// From stdin where that is a pipe or a file, else from the person.
 fn read_code(context: &Context) -> Result<PairingSecret, Failure> {
-    let stdin = std::io::stdin();
+    let stdin = io::stdin();
     let code = if stdin.is_terminal() {
         context.person.line("Code that the other device shows:")?
     } else {
@@ -111,6 +120,7 @@ fn read_code(context: &Context) -> Result<PairingSecret, Failure> {
 async fn revoke(context: &Context, wanted: &str, yes: bool) -> Result<(), Failure> {
     let device = context.device().await?;
     let overview = device.client.status().await?;
+    context.out.note(news(&overview).trim_start());
     let found = find(&overview.devices, wanted)?;
     let this = found.id == device.client.keys().id();
     let which = format!(
@@ -124,6 +134,7 @@ async fn revoke(context: &Context, wanted: &str, yes: bool) -> Result<(), Failur
     let revoked = device.client.revoke_device(found.id).await?;
     let object = json!({
         "revoked": {"id": found.id.to_string(), "name": &*found.name},
+        "news": overview.news.iter().map(audit_json).collect::<Vec<_>>(),
         "guard": revoked.guard,
         "vault_touched": revoked.vault_touched,
     });
@@ -186,9 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_payload_fits_into_a_small_qr_code() {
+    fn a_qr_code_is_small_and_its_margin_is_light() {
         let payload = format!("KEYFOLD:PAIR:1:{}", "Z".repeat(20));
-        let qr = QrCode::new(payload).unwrap();
-        assert!(qr.width() <= 29, "{}", qr.width());
+        let plain = picture(&payload, false);
+        let margin = plain.lines().next().unwrap();
+        assert!(margin.chars().count() <= 40);
+        // A full block is the foreground: light, on a dark background.
+        assert!(margin.chars().all(|block| block == '█'), "{margin}");
+        let coloured = picture(&payload, true);
+        let margin = coloured.lines().next().unwrap();
+        let margin = margin.strip_prefix("\x1b[30;107m").unwrap().strip_suffix("\x1b[0m").unwrap();
+        assert!(margin.chars().all(|block| block == ' '), "{margin}");
     }
 }

@@ -6,13 +6,15 @@ use std::time::SystemTime;
 
 use keyfold_attestation_policy::values::Timestamp;
 use keyfold_client::Error;
+use keyfold_client::account::Overview;
 use keyfold_client::deployment::{Deployment, DeploymentError};
 use serde_json::json;
 
+use super::account;
 use crate::config::Config;
 use crate::context::{Context, Device};
 use crate::failure::{Exit, Failure};
-use crate::output::{bad, good, styled_table};
+use crate::output::{audit_json, bad, good, styled_table};
 
 /// A statement that ends within this many seconds is worth a word.
 const EXPIRES_SOON: u64 = 14 * 24 * 60 * 60;
@@ -35,29 +37,30 @@ impl Check {
     }
 }
 
-/// The steps so far. After one has failed, those that need it are not tried.
+/// The steps so far, and what happened since the person last looked. After one has failed, those that need it are not tried.
 #[derive(Default)]
-struct Report(Vec<Check>);
+struct Report {
+    checks: Vec<Check>,
+    overview: Option<Overview>,
+}
 
 impl Report {
     fn pass(&mut self, name: &'static str, found: impl Into<String>) {
-        self.0.push(Check { name, passed: Some(true), found: found.into() });
+        self.checks.push(Check { name, passed: Some(true), found: found.into() });
     }
 
     fn fail(&mut self, name: &'static str, found: impl Into<String>) {
-        self.0.push(Check { name, passed: Some(false), found: found.into() });
+        self.checks.push(Check { name, passed: Some(false), found: found.into() });
     }
 
     fn skip(&mut self, names: &[&'static str]) {
         let skipped = |name: &&'static str| Check { name, passed: None, found: String::new() };
-        self.0.extend(names.iter().map(skipped));
+        self.checks.extend(names.iter().map(skipped));
     }
 
     /// Notes the outcome of a step; gives its value if it passed.
     fn take<T>(
-        &mut self,
-        name: &'static str,
-        outcome: Result<(T, String), impl Into<Failure>>,
+        &mut self, name: &'static str, outcome: Result<(T, String), impl Into<Failure>>,
     ) -> Option<T> {
         match outcome {
             Ok((value, found)) => {
@@ -82,16 +85,16 @@ pub(super) async fn run(context: &Context) -> Result<(), Failure> {
     let mut report = Report::default();
     match local(context, &mut report) {
         None => {
-            let tried = report.0.len();
+            let tried = report.checks.len();
             report.skip(&LOCAL[tried.min(LOCAL.len())..]);
             report.skip(&[&DEPLOYMENT[..], &EVIDENCE, &ACCOUNT].concat());
         }
         Some(device) => {
             let verified = deployment(&device, &mut report).await;
             context.out.simulated(verified);
-            let done = report.0.last().is_some_and(|last| last.passed == Some(true));
+            let done = report.checks.last().is_some_and(|last| last.passed == Some(true));
             match done {
-                true => account(&device, &mut report).await,
+                true => registration(&device, &mut report).await,
                 false => report.skip(&ACCOUNT),
             }
         }
@@ -187,45 +190,50 @@ fn statement(deployment: &Deployment, report: &mut Report) {
 }
 
 /// What needs the person, and the account.
-async fn account(device: &Device, report: &mut Report) {
+async fn registration(device: &Device, report: &mut Report) {
+    let at = report.checks.len();
+    if registration_steps(device, report).await.is_none() {
+        let tried = report.checks.len() - at;
+        report.skip(&ACCOUNT[tried..]);
+    }
+}
+
+/// `None` after the first step that failed.
+async fn registration_steps(device: &Device, report: &mut Report) -> Option<()> {
     let client = &device.client;
-    let at = report.0.len();
-    let steps = async {
-        let account = client.sign_in(false).await.map(|account| ((), account.to_string()));
-        report.take("sign-in", account)?;
-        let session = client.connect().await.map(|()| ((), "open".into()));
-        report.take("session", session)?;
-        let status = client.status().await.map(|overview| {
-            let found = format!("version {}, confirmed by the ledger just now", overview.guard);
-            (overview, found)
-        });
-        let overview = report.take("status", status)?;
-        let this = client.keys().id();
-        let registered = overview.devices.iter().find(|one| one.id == this);
-        let listed = registered.ok_or_else(|| {
-            Failure::new(Exit::Refused, "revoked", "this device is not registered (any more)")
-        });
-        let of = overview.devices.len();
-        report.take("device", listed.map(|one| ((), format!("{}, one of {of}", one.name))))?;
-        let vault = client.sync().await.map(|passkeys| {
-            let (count, version) = (passkeys.len(), overview.vault.version);
-            let anchored = overview.anchor.version;
-            ((), format!("{count} passkeys at version {version}, {anchored} in the ledger"))
-        });
-        report.take("vault", vault)
-    };
-    steps.await;
-    let tried = report.0.len() - at;
-    report.skip(&ACCOUNT[tried..]);
+    let account = client.sign_in(false).await.map(|account| ((), account.to_string()));
+    report.take("sign-in", account)?;
+    let session = client.connect().await.map(|()| ((), "open".into()));
+    report.take("session", session)?;
+    let status = client.status().await.map(|overview| {
+        let found = format!("version {}, confirmed by the ledger just now", overview.guard);
+        (overview, found)
+    });
+    let overview = report.take("status", status)?;
+    report.overview = Some(overview.clone());
+    let this = client.keys().id();
+    let listed = overview.devices.iter().find(|one| one.id == this).ok_or_else(|| {
+        Failure::new(Exit::Refused, "revoked", "this device is not registered (any more)")
+    });
+    let of = overview.devices.len();
+    report.take("device", listed.map(|one| ((), format!("{}, one of {of}", one.name))))?;
+    let vault = client.sync().await.map(|passkeys| {
+        let (count, version) = (passkeys.len(), overview.vault.version);
+        let anchored = overview.anchor.version;
+        ((), format!("{count} passkeys at version {version}, {anchored} in the ledger"))
+    });
+    report.take("vault", vault)
 }
 
 fn print(context: &Context, report: &Report) -> Result<(), Failure> {
-    let failed = report.0.iter().find(|check| check.passed == Some(false));
+    let failed = report.checks.iter().find(|check| check.passed == Some(false));
     let json = |check: &Check| json!({"check": check.name, "result": check.result(), "found": check.found});
-    let checks: Vec<_> = report.0.iter().map(json).collect();
-    let object = json!({"healthy": failed.is_none(), "checks": checks});
+    let checks: Vec<_> = report.checks.iter().map(json).collect();
+    let news = report.overview.iter().flat_map(|overview| &overview.news).map(audit_json);
+    let news: Vec<_> = news.collect();
+    let object = json!({"healthy": failed.is_none(), "checks": checks, "news": news});
     let row = |check: &Check| vec![check.name.into(), check.result().into(), check.found.clone()];
-    let rows: Vec<Vec<String>> = report.0.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = report.checks.iter().map(row).collect();
     let table = styled_table(&["CHECK", "RESULT", "FOUND"], &rows, |column, cell| {
         match (column, cell.trim_end()) {
             (1, "pass") => good(cell),
@@ -233,7 +241,8 @@ fn print(context: &Context, report: &Report) -> Result<(), Failure> {
             _ => cell.into(),
         }
     });
-    context.out.result(object, &table);
+    let news = report.overview.as_ref().map(account::news).unwrap_or_default();
+    context.out.result(object, &(table + &news));
     match failed {
         None => Ok(()),
         Some(check) => {

@@ -105,10 +105,7 @@ pub(super) async fn sync(context: &Context) -> Result<(), Failure> {
 }
 
 async fn rename(
-    context: &Context,
-    credential: &str,
-    name: &str,
-    display_name: Option<&str>,
+    context: &Context, credential: &str, name: &str, display_name: Option<&str>,
 ) -> Result<(), Failure> {
     let device = context.device().await?;
     let passkey = find(&device.client.sync().await?, credential)?.clone();

@@ -43,10 +43,7 @@ fn key(context: &Context, out: &Path) -> Result<(), Failure> {
 }
 
 fn trust_root(
-    context: &Context,
-    keys: &[String],
-    threshold: usize,
-    out: &Path,
+    context: &Context, keys: &[String], threshold: usize, out: &Path,
 ) -> Result<(), Failure> {
     let keys = keys.iter().map(|key| SignerKey::from_hex(key).map_err(wrong));
     let root = TrustRoot::new(1, threshold, keys.collect::<Result<_, _>>()?).map_err(wrong)?;
@@ -59,9 +56,7 @@ fn trust_root(
 
 /// The signed statement, and what it says.
 fn statement(
-    deployment: &[u8],
-    keys: &[SigningKey],
-    trust_root: &[u8],
+    deployment: &[u8], keys: &[SigningKey], trust_root: &[u8],
 ) -> Result<(Vec<u8>, Statement), Failure> {
     let text = std::str::from_utf8(deployment).map_err(wrong)?;
     let deployment = Deployment::from_toml(text).map_err(wrong)?;
