@@ -1,6 +1,6 @@
 //! What the host itself costs per sign-in: CPU time of each layer, with an enclave that only pretends.
 //!
-//! `cargo bench -p keyfold-host --profile fast`. CPU time, not wall time, so that a busy machine still
+//! `cargo bench -p keyfold-host --profile fast [-- LAYER]`. CPU time, not wall time, so that a busy machine still
 //! gives useful numbers; the whole process is counted, the pretended enclave and the load included.
 
 #[path = "../tests/host/support.rs"]
@@ -83,6 +83,10 @@ fn main() {
 
 /// Runs `one` by [`CONCURRENT`] for three seconds and prints what each took.
 async fn measure<F: Future<Output = ()>>(what: &str, one: impl Fn() -> F) {
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    if wanted.is_some_and(|wanted| !what.starts_with(&wanted)) {
+        return;
+    }
     let (started, cpu) = (Instant::now(), cpu_time());
     let mut done = 0_u32;
     while started.elapsed() < Duration::from_secs(3) {

@@ -303,8 +303,7 @@ impl Config {
 
     /// Parses a file's text and applies overrides.
     pub fn parse(
-        text: &str,
-        environment: impl Iterator<Item = (String, String)>,
+        text: &str, environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let content = |error: toml::de::Error| ConfigError::Content(error.to_string());
         let mut table: toml::Table = text.parse().map_err(content)?;

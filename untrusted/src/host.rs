@@ -199,9 +199,7 @@ async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener> {
 }
 
 fn open_storage(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    background: &mut JoinSet<()>,
+    config: &Config, metrics: &Arc<Metrics>, background: &mut JoinSet<()>,
 ) -> Result<Arc<dyn Storage>> {
     let options = sqlite::Options {
         cache_mib: config.storage.cache_mib,

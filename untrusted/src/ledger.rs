@@ -136,10 +136,7 @@ impl Ledger {
 
     /// Moves `tag` to `version` with `digest`; the receipt, or where the tag stands instead.
     pub async fn append(
-        &self,
-        tag: &LedgerTag,
-        version: u64,
-        digest: &Digest,
+        &self, tag: &LedgerTag, version: u64, digest: &Digest,
     ) -> Result<Appended, LedgerError> {
         let started = Instant::now();
         let body = AppendBody { tag: tag.to_string(), version, digest: digest.to_string() };
@@ -272,10 +269,7 @@ impl Ledger {
 
     /// The one retry loop: until an answer, a final error, or the configured time is up.
     async fn retrying<T, F: Future<Output = Tried<T>>>(
-        &self,
-        call: &'static str,
-        started: Instant,
-        attempt: impl Fn() -> F,
+        &self, call: &'static str, started: Instant, attempt: impl Fn() -> F,
     ) -> Result<T, LedgerError> {
         let first = Duration::from_millis(if call == "receipt" { 5 } else { 50 });
         let mut backoff = Backoff::new(first, Duration::from_secs(1));
@@ -307,9 +301,7 @@ impl Ledger {
 
     /// One request; statuses that may pass become another attempt.
     async fn send(
-        &self,
-        call: &'static str,
-        request: reqwest::RequestBuilder,
+        &self, call: &'static str, request: reqwest::RequestBuilder,
     ) -> Tried<reqwest::Response> {
         let result = request.send().await;
         let outcome = match &result {

@@ -12,8 +12,7 @@ pub fn init(log: &Log) -> Result<(), String> {
 
 /// Lines of this shape, written there.
 pub fn subscriber<W>(
-    log: &Log,
-    writer: W,
+    log: &Log, writer: W,
 ) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, String>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,

@@ -222,10 +222,7 @@ impl Text {
     }
 
     fn by_outcome(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        counters: &Labelled<&'static str, Counter>,
+        &mut self, name: &'static str, help: &str, counters: &Labelled<&'static str, Counter>,
     ) {
         self.family(name, "counter", help);
         counters.each(|outcome, n| self.line(&format!("outcome=\"{outcome}\""), n.get()));

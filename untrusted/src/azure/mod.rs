@@ -44,9 +44,7 @@ pub struct Released {
 pub trait KeyRelease: Send + Sync + 'static {
     /// `claims` is the runtime claims' exact text, `report` the SNP report that binds it.
     fn release<'a>(
-        &'a self,
-        claims: &'a [u8],
-        report: &'a [u8],
+        &'a self, claims: &'a [u8], report: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>>;
 }
 
@@ -95,10 +93,7 @@ impl Cloud {
 
     /// An attestation token for the evidence.
     async fn attest(
-        &self,
-        claims: &[u8],
-        report: &[u8],
-        chain: &str,
+        &self, claims: &[u8], report: &[u8], chain: &str,
     ) -> Result<String, AzureError> {
         let url =
             format!("{}/attest/SevSnpVm?api-version=2022-08-01", self.config.maa_url.as_str());
@@ -155,9 +150,7 @@ impl Cloud {
 
 impl KeyRelease for Cloud {
     fn release<'a>(
-        &'a self,
-        claims: &'a [u8],
-        report: &'a [u8],
+        &'a self, claims: &'a [u8], report: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>> {
         Box::pin(async move {
             let vcek_chain = self.endorsements().await?;
@@ -186,8 +179,7 @@ impl Step {
 
     /// Sends; a refusal is told in the service's own words and code.
     async fn json<T: DeserializeOwned>(
-        &self,
-        request: reqwest::RequestBuilder,
+        &self, request: reqwest::RequestBuilder,
     ) -> Result<T, AzureError> {
         let response = request.send().await.map_err(|error| self.error(error.to_string()))?;
         let status = response.status();

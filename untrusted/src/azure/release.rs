@@ -49,11 +49,7 @@ pub(super) fn wrapped_key(jws: &str, roots: &Roots, endpoint: &str) -> Result<Ve
 }
 
 fn verify(
-    header: &str,
-    payload: &str,
-    signature: &str,
-    roots: &Roots,
-    endpoint: &str,
+    header: &str, payload: &str, signature: &str, roots: &Roots, endpoint: &str,
 ) -> Result<(), String> {
     let signed = format!("{header}.{payload}");
     let header = json(header)?;

@@ -55,9 +55,7 @@ pub enum BootError {
 
 /// Boots the enclave at the other end of `wire`.
 pub(super) async fn boot(
-    wire: &Wire,
-    config: &Config,
-    release: &dyn KeyRelease,
+    wire: &Wire, config: &Config, release: &dyn KeyRelease,
 ) -> Result<Booted, BootError> {
     // 1. Configure.
     let reply = ask(wire, "Configure", &HostRequest::Configure(config.clone()), 0).await?;
@@ -98,10 +96,7 @@ pub(super) async fn boot(
 }
 
 async fn ask(
-    wire: &Wire,
-    step: &'static str,
-    request: &HostRequest<'_>,
-    size: usize,
+    wire: &Wire, step: &'static str, request: &HostRequest<'_>, size: usize,
 ) -> Result<Bytes, BootError> {
     let frame = Frame::encode(request, size).map_err(|_| BootError::Answer(step))?;
     wire.call(frame).await.map_err(|_| BootError::Gone(step))

@@ -36,8 +36,7 @@ impl Frame {
 
 /// Encodes a list for [`keyfold_protocol::wire::Items`]. No item is larger than `largest`.
 pub fn items<T: Serialize>(
-    list: impl ExactSizeIterator<Item = T>,
-    largest: usize,
+    list: impl ExactSizeIterator<Item = T>, largest: usize,
 ) -> Result<Vec<u8>, Malformed> {
     let mut bytes = vec![0; list.len() * largest];
     let mut used = 0;

@@ -245,10 +245,7 @@ impl Sessions {
 
 /// Brings a link up whenever it is down, until the task is aborted.
 async fn supervise(
-    link: Arc<Link>,
-    connector: Arc<dyn Connect>,
-    shared: Arc<Shared>,
-    ready: watch::Sender<usize>,
+    link: Arc<Link>, connector: Arc<dyn Connect>, shared: Arc<Shared>, ready: watch::Sender<usize>,
 ) {
     let setup = &shared.setup;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
@@ -293,8 +290,7 @@ fn announce(ready: &watch::Sender<usize>, metrics: &Metrics, change: isize) {
 
 /// Connects and boots. The second value is the task that carries the link's frames.
 async fn bring_up(
-    connector: &dyn Connect,
-    Shared { setup, root }: &Shared,
+    connector: &dyn Connect, Shared { setup, root }: &Shared,
 ) -> Result<(Arc<Live>, JoinSet<wire::End>), BootError> {
     let connection = connector.connect().await.map_err(BootError::Connect)?;
     let mut task = JoinSet::new();

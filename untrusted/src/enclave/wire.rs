@@ -97,9 +97,7 @@ impl Wire {
 }
 
 async fn carry(
-    connection: Connection,
-    queued: mpsc::Receiver<Call>,
-    waiting: Arc<AtomicUsize>,
+    connection: Connection, queued: mpsc::Receiver<Call>, waiting: Arc<AtomicUsize>,
     hang_up: Arc<Notify>,
 ) -> End {
     let Connection { reader, writer, process } = connection;
@@ -116,9 +114,7 @@ async fn carry(
 }
 
 async fn write(
-    mut writer: impl AsyncWrite + Unpin,
-    mut queued: mpsc::Receiver<Call>,
-    pending: &Pending,
+    mut writer: impl AsyncWrite + Unpin, mut queued: mpsc::Receiver<Call>, pending: &Pending,
     waiting: &AtomicUsize,
 ) -> End {
     let mut batch = Vec::with_capacity(BATCH);

@@ -32,8 +32,7 @@ impl Drop for Listener {
 }
 
 pub(super) async fn stream(
-    State(app): State<Arc<App>>,
-    Caller(person): Caller,
+    State(app): State<Arc<App>>, Caller(person): Caller,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let changed = app.service.changes.subscribe(&person.id, STREAMS);
     let changed = changed.ok_or_else(|| {

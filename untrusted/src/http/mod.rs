@@ -91,9 +91,7 @@ async fn serve_deployment(State(app): State<Arc<App>>) -> Result<Response, Probl
 }
 
 async fn open_session(
-    State(app): State<Arc<App>>,
-    Caller(person): Caller,
-    body: Body,
+    State(app): State<Arc<App>>, Caller(person): Caller, body: Body,
 ) -> Result<Response, Problem> {
     let body = arrive(&app, body, 32 + limits::ENCAPSULATED_KEY).await?;
     let session = app.service.open_session(&person, &body).await?;
@@ -103,10 +101,7 @@ async fn open_session(
 }
 
 async fn request(
-    State(app): State<Arc<App>>,
-    Path(session): Path<String>,
-    Caller(person): Caller,
-    body: Body,
+    State(app): State<Arc<App>>, Path(session): Path<String>, Caller(person): Caller, body: Body,
 ) -> Result<Response, Problem> {
     let session = SessionId(hex_id(&session)?);
     let body = arrive(&app, body, ENVELOPE).await?;

@@ -96,10 +96,8 @@ pub(super) struct Wait {
 }
 
 pub(super) async fn write(
-    State(app): State<Arc<App>>,
-    Path((pairing, side)): Path<(String, String)>,
-    Caller(person): Caller,
-    body: Body,
+    State(app): State<Arc<App>>, Path((pairing, side)): Path<(String, String)>,
+    Caller(person): Caller, body: Body,
 ) -> Result<StatusCode, Problem> {
     let key = key(person.id, &pairing, &side)?;
     let message = arrive(&app, body, MESSAGE).await?;
@@ -108,10 +106,8 @@ pub(super) async fn write(
 }
 
 pub(super) async fn read(
-    State(app): State<Arc<App>>,
-    Path((pairing, side)): Path<(String, String)>,
-    Query(Wait { wait }): Query<Wait>,
-    Caller(person): Caller,
+    State(app): State<Arc<App>>, Path((pairing, side)): Path<(String, String)>,
+    Query(Wait { wait }): Query<Wait>, Caller(person): Caller,
 ) -> Result<Response, Problem> {
     let key = key(person.id, &pairing, &side)?;
     let mut stopping = app.stopping.clone();

@@ -76,8 +76,7 @@ impl Server {
     }
 
     fn connection(
-        &self,
-        stream: TcpStream,
+        &self, stream: TcpStream,
     ) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static {
         let _ = stream.set_nodelay(true);
         let awaiting_head = Arc::new(AtomicBool::new(true));
@@ -153,9 +152,7 @@ impl Limit {
 
 impl Patient {
     fn written(
-        &mut self,
-        context: &mut Context,
-        poll: Poll<io::Result<usize>>,
+        &mut self, context: &mut Context, poll: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if poll.is_pending() {
             self.write.start();
@@ -171,9 +168,7 @@ impl Patient {
 
 impl AsyncRead for Patient {
     fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
@@ -189,18 +184,14 @@ impl AsyncRead for Patient {
 
 impl AsyncWrite for Patient {
     fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
+        mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(context, poll)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
+        mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.written(context, poll)

@@ -29,9 +29,7 @@ const ROWS: usize = 10_000;
 impl Service {
     /// Stage, append, commit: the sealed reply once all of it is durable.
     pub(super) async fn change_guard(
-        &self,
-        live: &Arc<Live>,
-        row: StagedGuard,
+        &self, live: &Arc<Live>, row: StagedGuard,
     ) -> Result<Bytes, Problem> {
         let claim = Claim::new(self, row.key);
         self.parts.storage.stage(row.clone()).await.map_err(stored)?;
@@ -76,10 +74,7 @@ impl Service {
 
     /// A commit is not about a session: if its own enclave is gone, any other does.
     async fn commit_in_core(
-        &self,
-        row: &StagedGuard,
-        receipt: &[u8],
-        live: Option<&Arc<Live>>,
+        &self, row: &StagedGuard, receipt: &[u8], live: Option<&Arc<Live>>,
     ) -> Result<Bytes, Problem> {
         let staged = Attached { version: Claimed(row.key.version), sealed: &row.sealed };
         let request = HostRequest::Commit(Commit { account: row.account, staged, receipt });

@@ -93,10 +93,7 @@ impl Service {
 
     /// Carries an envelope to the core and brings the sealed reply back.
     pub async fn request(
-        self: &Arc<Self>,
-        person: Person,
-        session: SessionId,
-        body: Bytes,
+        self: &Arc<Self>, person: Person, session: SessionId, body: Bytes,
     ) -> Result<Bytes, Problem> {
         let envelope: Envelope =
             wire::decode(&body).map_err(|_| Kind::Malformed.because("The body is no envelope"))?;
@@ -121,10 +118,7 @@ impl Service {
     }
 
     async fn serve(
-        &self,
-        person: Person,
-        session: SessionId,
-        envelope: Envelope<'_>,
+        &self, person: Person, session: SessionId, envelope: Envelope<'_>,
     ) -> Result<Bytes, Problem> {
         // 1. Who may ask.
         if envelope.account.id != person.id {
@@ -176,11 +170,7 @@ impl Service {
     }
 
     async fn handle(
-        &self,
-        live: &Live,
-        session: SessionId,
-        envelope: &Envelope<'_>,
-        loaded: &Loaded,
+        &self, live: &Live, session: SessionId, envelope: &Envelope<'_>, loaded: &Loaded,
         fresh: Option<&[u8]>,
     ) -> Result<Bytes, Problem> {
         let too_large = |_| Kind::Internal.because("A page does not fit into a frame");
@@ -219,11 +209,7 @@ impl Service {
     }
 
     async fn conclude(
-        &self,
-        live: &Arc<Live>,
-        session: SessionId,
-        envelope: &Envelope<'_>,
-        reply: &Bytes,
+        &self, live: &Arc<Live>, session: SessionId, envelope: &Envelope<'_>, reply: &Bytes,
     ) -> Result<Bytes, Problem> {
         let account = envelope.account;
         match wire::decode(reply) {

@@ -96,8 +96,7 @@ impl Sqlite {
     }
 
     fn read<'a, T: Send + 'a>(
-        &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        &self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Answer<'a, T> {
         let result = read(&self.reader()).map_err(StorageError::from);
         Box::pin(ready(result))
@@ -150,8 +149,18 @@ impl Storage for Sqlite {
     }
 }
 
+/// One snapshot. BEGIN and COMMIT are kept prepared: parsing them would cost as much as reading.
 fn load(connection: &Connection, account: &Account, want: Want) -> rusqlite::Result<Loaded> {
-    let snapshot = connection.unchecked_transaction()?;
+    connection.prepare_cached("BEGIN")?.execute([])?;
+    let loaded = load_in(connection, account, want);
+    let ended = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+    if ended.is_err() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    loaded
+}
+
+fn load_in(snapshot: &Connection, account: &Account, want: Want) -> rusqlite::Result<Loaded> {
     let guard = snapshot
         .prepare_cached(
             "SELECT id, version, tag, digest, sealed FROM guards WHERE account = ?1 AND generation = ?2",

@@ -75,9 +75,7 @@ struct ChangingKey(AtomicU8);
 
 impl KeyRelease for ChangingKey {
     fn release<'a>(
-        &'a self,
-        _claims: &'a [u8],
-        _report: &'a [u8],
+        &'a self, _claims: &'a [u8], _report: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>> {
         let wrapped = vec![self.0.fetch_add(1, Ordering::SeqCst); 8];
         let algorithm = KeyWrap::Sha256;

@@ -116,12 +116,8 @@ fn kind_of(request: &HostRequest) -> Kind {
 }
 
 fn answer(
-    pretender: &Pretender,
-    kind: Kind,
-    request: &HostRequest,
-    boot: u32,
-    sessions: &mut HashSet<SessionId>,
-    out: &mut [u8],
+    pretender: &Pretender, kind: Kind, request: &HostRequest, boot: u32,
+    sessions: &mut HashSet<SessionId>, out: &mut [u8],
 ) -> usize {
     let refused = {
         let mut refuse = pretender.refuse.lock().unwrap();
@@ -136,7 +132,10 @@ fn answer(
     if let Some(refusal) = refused {
         return wire::encode(&HostReply::Refused(refusal), out).unwrap();
     }
-    let channel_key = channel_key(boot);
+    let channel_key = match kind {
+        Kind::Evidence | Kind::OpenSession => channel_key(boot),
+        _ => Vec::new(),
+    };
     let reply = match request {
         HostRequest::Configure(_) => HostReply::Configured(Digest([1; 32])),
         HostRequest::ReleaseClaims => {
@@ -228,9 +227,7 @@ pub(crate) struct GivenKey;
 
 impl KeyRelease for GivenKey {
     fn release<'a>(
-        &'a self,
-        _claims: &'a [u8],
-        _report: &'a [u8],
+        &'a self, _claims: &'a [u8], _report: &'a [u8],
     ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>> {
         Box::pin(async {
             let (wrapped, vcek_chain) = (b"wrapped".to_vec(), "PEM".to_owned());
@@ -315,9 +312,7 @@ impl World {
     }
 
     pub(crate) async fn host_with(
-        &self,
-        config: Config,
-        storage: Option<Arc<dyn Storage>>,
+        &self, config: Config, storage: Option<Arc<dyn Storage>>,
     ) -> Host {
         let connectors: Vec<Arc<dyn Connect>> = vec![Arc::new(Socket(self.pretender.clone()))];
         let mut builder = Host::builder(config).connectors(connectors).release(Arc::new(GivenKey));

@@ -62,8 +62,7 @@ impl Writer {
 
     /// Queues an operation now; the answer resolves once it is durable, or was refused.
     pub(super) fn send<'a, T: Send + 'static>(
-        &self,
-        operation: impl FnOnce(Reply<T>) -> Operation,
+        &self, operation: impl FnOnce(Reply<T>) -> Operation,
     ) -> Answer<'a, T> {
         let (reply, answer) = oneshot::channel();
         if let Some(queue) = &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -197,8 +196,7 @@ fn one(transaction: &mut Transaction, operation: Operation) -> Answered {
 /// Runs one operation behind a savepoint, so that its failure undoes it and nothing else. A full
 /// disk can end the whole transaction instead; then the final COMMIT fails, and all fail with it.
 fn isolated<T>(
-    transaction: &mut Transaction,
-    operation: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    transaction: &mut Transaction, operation: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, StorageError> {
     if transaction.is_autocommit() {
         // Outside a transaction a savepoint would be one of its own, and commit.
