@@ -199,10 +199,7 @@ impl Client {
     /// Reads the audit chain from `from` to the ledger's head, which must not be before `to`, and
     /// must be `to` where the versions are equal.
     async fn read_audit(
-        &self,
-        account: Account,
-        from: ChainPoint,
-        to: ChainPoint,
+        &self, account: Account, from: ChainPoint, to: ChainPoint,
     ) -> Result<(Vec<AuditEvent>, ChainPoint), Error> {
         let mut events = Vec::new();
         let mut at = from;
@@ -327,10 +324,7 @@ impl Client {
     /// Changes the guard from the exact version this device knows; `done` tells from a fresh
     /// status whether the change has happened. Returns the version it has happened at or before.
     async fn change_guard(
-        &self,
-        request: impl Fn(GuardBase) -> Request,
-        class: Class,
-        key: KeyKind,
+        &self, request: impl Fn(GuardBase) -> Request, class: Class, key: KeyKind,
         done: impl Fn(&Overview) -> bool,
     ) -> Result<u64, Error> {
         let mut attempts = Attempts::new();

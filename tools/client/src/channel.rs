@@ -112,11 +112,7 @@ impl Turn<'_> {
 
     /// What the device signs for `request` (encoded) in this turn.
     pub fn signed_bytes(
-        &self,
-        account: &Account,
-        key: KeyKind,
-        guard_seen: u64,
-        request: &[u8],
+        &self, account: &Account, key: KeyKind, guard_seen: u64, request: &[u8],
     ) -> [u8; 134] {
         let context = transcript::SignedContext {
             binding: &self.session.binding,

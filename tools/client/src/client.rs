@@ -60,10 +60,7 @@ impl Client {
     /// # Errors
     /// [`crate::deployment::DeploymentError::Url`] when the URL is not one to talk to.
     pub fn new(
-        settings: Settings,
-        store: Store,
-        keys: Arc<dyn DeviceKeys>,
-        sign_in: Arc<dyn TokenSource>,
+        settings: Settings, store: Store, keys: Arc<dyn DeviceKeys>, sign_in: Arc<dyn TokenSource>,
     ) -> Result<Self, Error> {
         let http = http::client()?;
         let host = Host::new(http.clone(), &settings.url)?;
@@ -128,8 +125,7 @@ impl Client {
 
     /// Changes the account's state; no other process does so meanwhile.
     pub(crate) fn update<T>(
-        &self,
-        change: impl FnOnce(&mut AccountState) -> Result<T, Error>,
+        &self, change: impl FnOnce(&mut AccountState) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.0.store.update(|state| change(state.account.as_mut().ok_or(Error::NotRegistered)?))
     }
@@ -183,10 +179,7 @@ impl Client {
     }
 
     async fn try_deliver(
-        &self,
-        account: Account,
-        ask: &Ask<'_>,
-        fresh: bool,
+        &self, account: Account, ask: &Ask<'_>, fresh: bool,
     ) -> Result<Reply, Error> {
         let sign_in = self.signed_in(fresh).await?;
         let session = self.session(&sign_in).await?;

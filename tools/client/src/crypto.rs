@@ -62,10 +62,7 @@ pub(crate) fn aead_seal(key: &[u8; 32], nonce: [u8; 12], aad: &[u8], plaintext: 
 
 /// Opens what [`aead_seal`] made; `None` when key, nonce, AAD or a single bit differ.
 pub(crate) fn aead_open(
-    key: &[u8; 32],
-    nonce: [u8; 12],
-    aad: &[u8],
-    sealed: &[u8],
+    key: &[u8; 32], nonce: [u8; 12], aad: &[u8], sealed: &[u8],
 ) -> Option<Zeroizing<Vec<u8>>> {
     let mut buffer = Zeroizing::new(sealed.to_vec());
     let nonce = Nonce::assume_unique_for_key(nonce);
@@ -90,10 +87,7 @@ pub(crate) fn seal(key: &[u8; 32], info: &[u8], aad: &[u8], plaintext: &[u8]) ->
 
 /// Opens what [`seal`] made under the same key, info and AAD.
 pub(crate) fn open(
-    key: &[u8; 32],
-    info: &[u8],
-    aad: &[u8],
-    sealed: &[u8],
+    key: &[u8; 32], info: &[u8], aad: &[u8], sealed: &[u8],
 ) -> Option<Zeroizing<Vec<u8>>> {
     let (salt, sealed) = sealed.split_first_chunk::<SALT>()?;
     aead_open(&hkdf(salt, key, &[info]), [0; 12], aad, sealed)

@@ -136,9 +136,7 @@ struct Enclave {
 
 /// Fetches and verifies, as the module says.
 pub(crate) async fn verify(
-    host: &Host,
-    settings: &Settings,
-    store: &Store,
+    host: &Host, settings: &Settings, store: &Store,
 ) -> Result<Arc<Deployment>, Error> {
     let bytes = host.deployment().await?;
     let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
@@ -157,10 +155,7 @@ pub(crate) async fn verify(
 
 /// Verifies the statement against what was seen, and notes it as seen, in one step.
 fn accept_statement(
-    signed: &str,
-    settings: &Settings,
-    store: &Store,
-    now: Timestamp,
+    signed: &str, settings: &Settings, store: &Store, now: Timestamp,
 ) -> Result<VerifiedStatement, Error> {
     let statement = store.update(|state| {
         let floor = SerialFloor { minimum: settings.minimum_serial, seen: state.deployment };
@@ -179,9 +174,7 @@ fn accept_statement(
 
 /// The first enclave whose evidence holds, in random order so that clients spread.
 fn choose(
-    statement: &VerifiedStatement,
-    mut enclaves: Vec<Enclave>,
-    now: Timestamp,
+    statement: &VerifiedStatement, mut enclaves: Vec<Enclave>, now: Timestamp,
 ) -> Result<VerifiedChannel, DeploymentError> {
     enclaves.sort_by_cached_key(|_| crypto::random::<8>());
     let mut errors = Vec::new();
@@ -198,9 +191,7 @@ fn choose(
 }
 
 fn appraise(
-    statement: &VerifiedStatement,
-    enclave: &Enclave,
-    now: Timestamp,
+    statement: &VerifiedStatement, enclave: &Enclave, now: Timestamp,
 ) -> Result<VerifiedChannel, EnclaveError> {
     let decode = |name, text: &str| {
         BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| EnclaveError::Encoding(name))

@@ -50,9 +50,7 @@ pub trait DeviceKeys: Send + Sync {
     /// verify the user for every signature of [`KeyKind::UserVerification`], or hold the key
     /// unlocked by a verification that its documentation describes.
     fn sign<'a>(
-        &'a self,
-        key: KeyKind,
-        message: &'a [u8],
+        &'a self, key: KeyKind, message: &'a [u8],
     ) -> Pending<'a, Result<P256Signature, KeyError>>;
 
     /// The device's id: first 16 bytes of a labelled SHA-256 of both public keys.
@@ -125,9 +123,7 @@ impl DeviceKeys for SoftwareKeys {
     }
 
     fn sign<'a>(
-        &'a self,
-        key: KeyKind,
-        message: &'a [u8],
+        &'a self, key: KeyKind, message: &'a [u8],
     ) -> Pending<'a, Result<P256Signature, KeyError>> {
         Box::pin(std::future::ready(self.signature(key, message)))
     }

@@ -51,10 +51,7 @@ impl Host {
 
     /// `POST /v1/sessions/{id}/requests`: the sealed reply.
     pub(crate) async fn request(
-        &self,
-        token: &str,
-        session: &SessionId,
-        envelope: &Envelope<'_>,
+        &self, token: &str, session: &SessionId, envelope: &Envelope<'_>,
     ) -> Result<Vec<u8>, Error> {
         let mut body = vec![0; limits::REQUEST + 256];
         let used = wire::encode(envelope, &mut body).map_err(|_| ChannelError::TooLong)?;
@@ -66,11 +63,7 @@ impl Host {
 
     /// `PUT /v1/pairings/{id}/{mailbox}`.
     pub(crate) async fn put_pairing(
-        &self,
-        token: &str,
-        pairing: &[u8; 16],
-        mailbox: Mailbox,
-        message: &[u8],
+        &self, token: &str, pairing: &[u8; 16], mailbox: Mailbox, message: &[u8],
     ) -> Result<(), Error> {
         let path = pairing_path(pairing, mailbox);
         let fill = |request: RequestBuilder| octets(request.bearer_auth(token), message.to_vec());
@@ -79,10 +72,7 @@ impl Host {
 
     /// `GET /v1/pairings/{id}/{mailbox}`; `None` when nothing came while the host waited.
     pub(crate) async fn get_pairing(
-        &self,
-        token: &str,
-        pairing: &[u8; 16],
-        mailbox: Mailbox,
+        &self, token: &str, pairing: &[u8; 16], mailbox: Mailbox,
     ) -> Result<Option<Vec<u8>>, Error> {
         let path = format!("{}?wait={LONG_POLL}", pairing_path(pairing, mailbox));
         match self.call(Method::GET, &path, |request| request.bearer_auth(token)).await {
@@ -93,10 +83,7 @@ impl Host {
     }
 
     async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
+        &self, method: Method, path: &str, fill: impl FnOnce(RequestBuilder) -> RequestBuilder,
     ) -> Result<Vec<u8>, Error> {
         let url = format!("{}{path}", self.base);
         let answer = http::send(&url, fill(self.http.request(method, &url))).await?;

@@ -92,8 +92,7 @@ impl IdToken {
 pub trait TokenSource: Send + Sync {
     /// Obtains an ID token for `request` from its provider.
     fn sign_in<'a>(
-        &'a self,
-        request: &'a SignInRequest,
+        &'a self, request: &'a SignInRequest,
     ) -> Pending<'a, Result<IdToken, IdentityError>>;
 }
 

@@ -48,8 +48,7 @@ fn cut(text: &str) -> keyfold_protocol::ids::Name {
 
 /// Text with a limit, that must not be cut silently.
 pub(crate) fn name<const N: usize>(
-    what: &'static str,
-    text: &str,
+    what: &'static str, text: &str,
 ) -> Result<heapless::String<N>, Error> {
     text.try_into().map_err(|_| Error::TooLong { what, limit: N })
 }
@@ -146,12 +145,8 @@ impl Client {
     /// # Errors
     /// [`Error::NoSuchPasskey`]; as [`Client::sync`].
     pub async fn assert(
-        &self,
-        rp_id: &RpId,
-        credential: &CredentialId,
-        client_data_hash: [u8; 32],
-        prf: Option<PrfInputs>,
-        key: KeyKind,
+        &self, rp_id: &RpId, credential: &CredentialId, client_data_hash: [u8; 32],
+        prf: Option<PrfInputs>, key: KeyKind,
     ) -> Result<Asserted, Error> {
         let (rp_id, credential) = (rp_id.clone(), *credential);
         let request =
@@ -187,9 +182,7 @@ impl Client {
     /// # Errors
     /// [`Error::NoSuchPasskey`] when it is gone; as [`Client::sync`].
     pub async fn update_passkey(
-        &self,
-        credential: &CredentialId,
-        names: &UserNames,
+        &self, credential: &CredentialId, names: &UserNames,
     ) -> Result<(), Error> {
         let request = |state: &AccountState| {
             let passkey = find(state, credential)?;
@@ -246,9 +239,7 @@ impl Client {
     /// Sends a change of the vault, after a sync wherever another device was faster. Returns the
     /// point it was signed for.
     async fn put(
-        &self,
-        request: impl Fn(&AccountState) -> Result<(Request, Class), Error>,
-        key: KeyKind,
+        &self, request: impl Fn(&AccountState) -> Result<(Request, Class), Error>, key: KeyKind,
     ) -> Result<(ChainPoint, Reply), Error> {
         let mut attempts = Attempts::new();
         loop {
@@ -269,10 +260,7 @@ impl Client {
 
     /// Keeps what a put did, if it is what was signed.
     fn apply(
-        &self,
-        base: ChainPoint,
-        done: &PutDone,
-        action: Action,
+        &self, base: ChainPoint, done: &PutDone, action: Action,
         change: impl FnOnce(&mut Vec<Passkey>),
     ) -> Result<(), Error> {
         let next = Chain::Vault.next(sha256, &base, &done.event);

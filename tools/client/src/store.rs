@@ -133,8 +133,7 @@ impl Store {
     /// # Errors
     /// What `change` returned, or a [`StoreError`].
     pub fn update<T, E: From<StoreError>>(
-        &self,
-        change: impl FnOnce(&mut State) -> Result<T, E>,
+        &self, change: impl FnOnce(&mut State) -> Result<T, E>,
     ) -> Result<T, E> {
         let _locked = self.lock()?;
         let before = self.load()?;
@@ -184,9 +183,7 @@ impl Store {
 
     /// A JSON file that says its own format.
     fn read_json<T: DeserializeOwned>(
-        &self,
-        name: &str,
-        known: u32,
+        &self, name: &str, known: u32,
     ) -> Result<Option<T>, StoreError> {
         #[derive(serde::Deserialize)]
         struct Format {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyfold_protocol::client::AuditKind;
+use keyfold_protocol::ids::AccountId;
 
 use super::*;
 use crate::device::{KeyError, SoftwareKeys};
@@ -120,6 +121,32 @@ async fn an_enclave_whose_evidence_no_longer_holds_gets_nothing() {
     world.state().document["enclaves"][0]["claims"] = "e30".into();
     assert!(matches!(client.status().await, Err(Error::Deployment(_))));
     assert_eq!(world.log(), ["status", "session", "deployment"]);
+}
+
+#[tokio::test]
+async fn signing_in_and_connecting_can_be_done_ahead() {
+    let world = World::start().await;
+    let client = enrolled(&world).await;
+    let account = client.status().await.unwrap().account.id;
+    assert_eq!(client.sign_in(false).await.unwrap(), account);
+    world.log();
+
+    let other = world.client("elsewhere", "bert");
+    other.connect().await.unwrap();
+    assert_eq!(world.log(), ["deployment", "session"]);
+    other.connect().await.unwrap();
+    assert!(world.log().is_empty(), "one session is enough");
+    assert_ne!(other.sign_in(true).await.unwrap(), account);
+
+    // A sign-in as somebody else is not passed off as this device's.
+    client
+        .update(|state| {
+            state.id = AccountId([9; 32]);
+            Ok(())
+        })
+        .unwrap();
+    assert!(matches!(client.sign_in(false).await, Err(Error::OtherAccount { .. })));
+    assert!(matches!(client.connect().await, Err(Error::OtherAccount { .. })));
 }
 
 #[tokio::test]

@@ -60,8 +60,7 @@ impl Browser {
 
 impl TokenSource for Browser {
     fn sign_in<'a>(
-        &'a self,
-        request: &'a SignInRequest,
+        &'a self, request: &'a SignInRequest,
     ) -> Pending<'a, Result<IdToken, IdentityError>> {
         Box::pin(self.run(request))
     }
@@ -90,9 +89,7 @@ fn authorization_url(request: &SignInRequest, redirect: &str, verifier: &str, st
 /// Answers the browser until it brings the code for `state`. Other requests (an icon, another
 /// program's guess) change nothing.
 async fn wait(
-    listener: &TcpListener,
-    state: &str,
-    request: &SignInRequest,
+    listener: &TcpListener, state: &str, request: &SignInRequest,
 ) -> Result<String, IdentityError> {
     loop {
         let accepted = listener.accept().await;
@@ -135,9 +132,7 @@ async fn target(stream: &mut TcpStream) -> Option<Url> {
 
 /// The code or the refusal that a redirect brings; `None` when it is not this sign-in's.
 fn callback(
-    url: &Url,
-    state: &str,
-    request: &SignInRequest,
+    url: &Url, state: &str, request: &SignInRequest,
 ) -> Option<Result<String, IdentityError>> {
     let value = |name: &str| {
         let mut values = url.query_pairs().filter(|(key, _)| key == name);

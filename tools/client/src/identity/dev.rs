@@ -23,8 +23,7 @@ impl DevSignIn {
 
 impl TokenSource for DevSignIn {
     fn sign_in<'a>(
-        &'a self,
-        request: &'a SignInRequest,
+        &'a self, request: &'a SignInRequest,
     ) -> Pending<'a, Result<IdToken, IdentityError>> {
         Box::pin(async move {
             let form = [

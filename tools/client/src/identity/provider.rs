@@ -36,8 +36,7 @@ struct TokenAnswer {
 impl Provider {
     /// Fetches the discovery document of `issuer`, which must be that issuer's.
     pub(super) async fn discover(
-        http: &reqwest::Client,
-        issuer: &str,
+        http: &reqwest::Client, issuer: &str,
     ) -> Result<Self, IdentityError> {
         let failed = |reason: String| IdentityError::Issuer { issuer: issuer.into(), reason };
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
@@ -78,9 +77,7 @@ impl Provider {
 
     /// Posts a form to the token endpoint.
     pub(super) async fn redeem(
-        &self,
-        http: &reqwest::Client,
-        form: &[(&str, &str)],
+        &self, http: &reqwest::Client, form: &[(&str, &str)],
     ) -> Result<IdToken, IdentityError> {
         let mut encoder = self.token.clone();
         encoder.query_pairs_mut().clear().extend_pairs(form);

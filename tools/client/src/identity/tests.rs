@@ -159,8 +159,7 @@ async fn a_sign_in_is_kept_until_it_ends_is_too_old_or_is_refused() {
 
 /// Follows the authorization URL as a browser would, after `before` has had its way.
 fn browser(
-    fake: &Fake,
-    redirects: impl Fn(&str, &str) -> Vec<String> + Send + Sync + 'static,
+    fake: &Fake, redirects: impl Fn(&str, &str) -> Vec<String> + Send + Sync + 'static,
 ) -> Browser {
     let fake = fake.clone();
     Browser::new(move |url| {

@@ -42,10 +42,7 @@ enum Audience {
 
 /// Checks signature, issuer, audience, authorised party, nonce, times.
 pub(super) fn validate(
-    token: &str,
-    request: &SignInRequest,
-    audience: &str,
-    keys: &JwkSet,
+    token: &str, request: &SignInRequest, audience: &str, keys: &JwkSet,
 ) -> Result<Claims, IdentityError> {
     let header = jsonwebtoken::decode_header(token).map_err(|error| refused(error.to_string()))?;
     if !ALGORITHMS.contains(&header.alg) {

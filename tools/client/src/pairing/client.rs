@@ -48,9 +48,7 @@ impl Client {
     /// # Errors
     /// As [`Client::status`]; [`Error::Refused`] with `TooManyDevices`.
     pub async fn approve(
-        &self,
-        secret: &PairingSecret,
-        candidate: &Candidate,
+        &self, secret: &PairingSecret, candidate: &Candidate,
     ) -> Result<Overview, Error> {
         let deployment = self.deployment().await?;
         self.approve_device(candidate.offer.device.clone()).await?;

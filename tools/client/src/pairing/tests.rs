@@ -86,8 +86,7 @@ async fn devices(world: &World) -> (Client, Client) {
 }
 
 async fn approve(
-    laptop: Client,
-    secret: Arc<PairingSecret>,
+    laptop: Client, secret: Arc<PairingSecret>,
 ) -> Result<crate::account::Overview, Error> {
     let candidate = laptop.await_candidate(&secret).await?;
     assert_eq!(candidate.name(), "phone");
@@ -184,9 +183,7 @@ async fn the_trusted_device_registers_no_swapped_keys() {
 /// Joins while `make` answers in the trusted device's place, holding the true secret: what remains
 /// checked even then.
 async fn join_answered(
-    world: &World,
-    phone: &Client,
-    make: impl FnOnce(&Keys, &Candidate) -> Vec<u8>,
+    world: &World, phone: &Client, make: impl FnOnce(&Keys, &Candidate) -> Vec<u8>,
 ) -> Error {
     let secret = Arc::new(PairingSecret::generate());
     let (phone, theirs) = (phone.clone(), secret.clone());

@@ -211,8 +211,7 @@ mod optional_point {
     use serde::{Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(
-        point: &Option<ChainPoint>,
-        to: S,
+        point: &Option<ChainPoint>, to: S,
     ) -> Result<S::Ok, S::Error> {
         point.map(|ChainPoint { version, head }| Point { version, head }).serialize(to)
     }

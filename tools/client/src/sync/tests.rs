@@ -86,10 +86,7 @@ impl History {
 
 /// A page of `items` leading to `cursor` under the sealed point `vault`.
 fn page(
-    fold: &mut Fold,
-    items: &[SyncedEvent],
-    cursor: ChainPoint,
-    vault: ChainPoint,
+    fold: &mut Fold, items: &[SyncedEvent], cursor: ChainPoint, vault: ChainPoint,
 ) -> Result<bool, Error> {
     let mut bytes = Vec::new();
     for item in items {

@@ -141,11 +141,7 @@ impl Enclave {
 
     /// The padded plaintext of a request frame.
     pub(crate) fn open_request(
-        &self,
-        session: &SessionId,
-        account: &Account,
-        counter: u64,
-        frame: &[u8],
+        &self, session: &SessionId, account: &Account, counter: u64, frame: &[u8],
     ) -> Option<Vec<u8>> {
         let mut nonce = [0; 12];
         nonce[4..].copy_from_slice(&counter.to_be_bytes());
@@ -156,11 +152,7 @@ impl Enclave {
 
     /// Seals the answer to `frame`, padded to `size`.
     pub(crate) fn seal_reply(
-        &self,
-        session: &SessionId,
-        frame: &[u8],
-        outcome: &Outcome,
-        size: usize,
+        &self, session: &SessionId, frame: &[u8], outcome: &Outcome, size: usize,
     ) -> Vec<u8> {
         let mut plaintext = vec![0; size];
         wire::encode_padded(outcome, &mut plaintext).unwrap();

@@ -127,8 +127,7 @@ async fn jwks(State(shared): State<Arc<Mutex<Shared>>>) -> Json<Value> {
 }
 
 async fn token(
-    State(shared): State<Arc<Mutex<Shared>>>,
-    Form(form): Form<BTreeMap<String, String>>,
+    State(shared): State<Arc<Mutex<Shared>>>, Form(form): Form<BTreeMap<String, String>>,
 ) -> (StatusCode, Json<Value>) {
     let mut shared = shared.lock().unwrap();
     shared.forms.push(form.clone());

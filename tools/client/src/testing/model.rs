@@ -49,11 +49,7 @@ impl Model {
     }
 
     pub(super) fn authorised(
-        &self,
-        id: &DeviceId,
-        key: KeyKind,
-        message: &[u8],
-        signature: &P256Signature,
+        &self, id: &DeviceId, key: KeyKind, message: &[u8], signature: &P256Signature,
     ) -> bool {
         use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
         let Some(device) = self.devices.iter().find(|device| id_of(device) == *id) else {
@@ -95,13 +91,8 @@ impl Model {
     }
 
     pub(super) fn perform<'a>(
-        &mut self,
-        account: &Account,
-        device: DeviceId,
-        key: KeyKind,
-        request: Request,
-        page: usize,
-        items: &'a mut Vec<u8>,
+        &mut self, account: &Account, device: DeviceId, key: KeyKind, request: Request,
+        page: usize, items: &'a mut Vec<u8>,
     ) -> Outcome<'a> {
         let verified = key == KeyKind::UserVerification;
         match request {
@@ -199,11 +190,7 @@ impl Model {
     }
 
     pub(crate) fn put(
-        &mut self,
-        account: &Account,
-        named: &ChainPoint,
-        slot: SlotId,
-        action: Action,
+        &mut self, account: &Account, named: &ChainPoint, slot: SlotId, action: Action,
         digest: Digest,
     ) -> Result<PutDone, Refusal> {
         if *named != self.vault(account) {
@@ -259,11 +246,7 @@ impl Model {
     }
 
     fn sync<'a>(
-        &self,
-        account: &Account,
-        from: ChainPoint,
-        page: usize,
-        items: &'a mut Vec<u8>,
+        &self, account: &Account, from: ChainPoint, page: usize, items: &'a mut Vec<u8>,
     ) -> Outcome<'a> {
         let start = usize::try_from(from.version).unwrap();
         if start > self.events.len() {
@@ -285,11 +268,7 @@ impl Model {
     }
 
     fn history<'a>(
-        &self,
-        account: &Account,
-        from: ChainPoint,
-        page: usize,
-        items: &'a mut Vec<u8>,
+        &self, account: &Account, from: ChainPoint, page: usize, items: &'a mut Vec<u8>,
     ) -> Outcome<'a> {
         let start = usize::try_from(from.version).unwrap();
         if start > self.audit.len() || from != self.audit_point(account, start) {

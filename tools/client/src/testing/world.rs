@@ -158,10 +158,7 @@ impl World {
     }
 
     pub(crate) fn client_with(
-        &self,
-        directory: &str,
-        username: &str,
-        keys: Arc<SoftwareKeys>,
+        &self, directory: &str, username: &str, keys: Arc<SoftwareKeys>,
     ) -> Client {
         let source = Arc::new(DevSignIn::new(username).unwrap());
         Client::new(self.settings(), self.store(directory), keys, source).unwrap()
@@ -200,8 +197,7 @@ impl World {
 
     /// From now on, before every request.
     pub(crate) fn hook(
-        &self,
-        hook: impl FnMut(&mut State, &str) -> Option<(u16, &'static str)> + Send + 'static,
+        &self, hook: impl FnMut(&mut State, &str) -> Option<(u16, &'static str)> + Send + 'static,
     ) {
         self.state().hook = Some(Box::new(hook));
     }
@@ -239,10 +235,7 @@ async fn open_session(Extract(shared): Shared, headers: HeaderMap, body: Body) -
 }
 
 async fn request(
-    Extract(shared): Shared,
-    Path(session): Path<String>,
-    headers: HeaderMap,
-    body: Body,
+    Extract(shared): Shared, Path(session): Path<String>, headers: HeaderMap, body: Body,
 ) -> Response {
     let mut state = shared.lock().unwrap();
     let envelope: Envelope = wire::decode(&body).unwrap();
@@ -301,9 +294,7 @@ fn person(headers: &HeaderMap) -> Option<AccountId> {
 }
 
 async fn put_pairing(
-    Extract(shared): Shared,
-    Path((id, mailbox)): Path<(String, String)>,
-    body: Body,
+    Extract(shared): Shared, Path((id, mailbox)): Path<(String, String)>, body: Body,
 ) -> Response {
     let mut state = shared.lock().unwrap();
     let path = format!("{id}/{mailbox}");
@@ -315,8 +306,7 @@ async fn put_pairing(
 }
 
 async fn get_pairing(
-    Extract(shared): Shared,
-    Path((id, mailbox)): Path<(String, String)>,
+    Extract(shared): Shared, Path((id, mailbox)): Path<(String, String)>,
 ) -> Response {
     let state = shared.lock().unwrap();
     match state.mailboxes.get(&format!("{id}/{mailbox}")) {

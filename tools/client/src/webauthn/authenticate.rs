@@ -55,9 +55,7 @@ impl Authentication {
     /// # Errors
     /// [`WebAuthnError::Choose`] when several fit, [`WebAuthnError::NoPasskey`] when none does.
     pub async fn choose(
-        &self,
-        client: &Client,
-        wanted: Option<&CredentialId>,
+        &self, client: &Client, wanted: Option<&CredentialId>,
     ) -> Result<Passkey, WebAuthnError> {
         let find = |passkeys: Vec<Passkey>| {
             let fitting = self.candidates(&passkeys).into_iter();
@@ -90,10 +88,7 @@ impl Authentication {
     /// [`WebAuthnError::VerificationRequired`], [`WebAuthnError::NoPasskey`] when `passkey` does
     /// not fit, [`WebAuthnError::Client`].
     pub async fn run(
-        &self,
-        client: &Client,
-        passkey: &Passkey,
-        key: KeyKind,
+        &self, client: &Client, passkey: &Passkey, key: KeyKind,
     ) -> Result<AuthenticationResponse, WebAuthnError> {
         if self.candidates(std::slice::from_ref(passkey)).is_empty() {
             return Err(WebAuthnError::NoPasskey { rp_id: self.rp_id.to_string() });
@@ -112,9 +107,7 @@ impl Authentication {
     }
 
     pub(super) fn response(
-        &self,
-        credential: &CredentialId,
-        asserted: &Asserted,
+        &self, credential: &CredentialId, asserted: &Asserted,
     ) -> AuthenticationResponse {
         let id = base64url(&credential.0);
         let prf = self.options.prf.as_ref().map(|_| PrfOutputs {

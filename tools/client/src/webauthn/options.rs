@@ -230,8 +230,7 @@ fn algorithms(parameters: &[ParameterJson]) -> Result<Vec<i32>, WebAuthnError> {
 
 /// Ids of the entries whose type is known.
 fn credential_ids(
-    member: &str,
-    entries: Option<Vec<DescriptorJson>>,
+    member: &str, entries: Option<Vec<DescriptorJson>>,
 ) -> Result<Vec<Vec<u8>>, WebAuthnError> {
     let entries = entries.unwrap_or_default().into_iter();
     entries.filter(|one| one.kind == PUBLIC_KEY).map(|one| decode(member, &one.id)).collect()

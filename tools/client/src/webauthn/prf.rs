@@ -44,8 +44,7 @@ impl Prf {
 
     /// Of a sign-in: credentials may be named if they are in the allow list.
     pub(super) fn at_sign_in(
-        json: &PrfJson,
-        allowed: Option<&[Vec<u8>]>,
+        json: &PrfJson, allowed: Option<&[Vec<u8>]>,
     ) -> Result<Self, WebAuthnError> {
         let mut by_credential = BTreeMap::new();
         for (key, values) in json.eval_by_credential.iter().flatten() {

@@ -63,9 +63,7 @@ impl Registration {
     /// [`WebAuthnError::Excluded`], [`WebAuthnError::VerificationRequired`], and
     /// [`WebAuthnError::Client`] with `UnsupportedAlgorithm` or what the transport can give.
     pub async fn run(
-        &self,
-        client: &Client,
-        key: KeyKind,
+        &self, client: &Client, key: KeyKind,
     ) -> Result<RegistrationResponse, WebAuthnError> {
         if self.verification() == Verification::Required && key == KeyKind::Presence {
             return Err(WebAuthnError::VerificationRequired);
@@ -99,8 +97,7 @@ impl Registration {
     }
 
     pub(super) fn response(
-        &self,
-        created: &Created,
+        &self, created: &Created,
     ) -> Result<RegistrationResponse, WebAuthnError> {
         let key = subject_public_key_info(created.algorithm, &created.public_key);
         let key = key.ok_or(Error::Unexpected("a public key of another kind"))?;
