@@ -165,16 +165,13 @@ impl VerifiedChain {
 /// # Errors
 /// The first field that does not hold.
 pub fn verify_amd_chain(
-    chain: ChainBytes<'_>,
-    now: Timestamp,
+    chain: ChainBytes<'_>, now: Timestamp,
 ) -> Result<VerifiedChain, EvidenceError> {
     verify_chain(chain, &amd_roots(), now)
 }
 
 pub(crate) fn verify_chain(
-    chain: ChainBytes<'_>,
-    roots: &[PinnedRoot],
-    now: Timestamp,
+    chain: ChainBytes<'_>, roots: &[PinnedRoot], now: Timestamp,
 ) -> Result<VerifiedChain, EvidenceError> {
     let [vcek, ask, ark] = certificates(chain)?;
     let root = pinned(&ark, roots)?;

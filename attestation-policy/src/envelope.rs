@@ -111,9 +111,7 @@ struct Document {
 
 impl Envelope {
     pub(crate) fn new(
-        kind: PayloadKind,
-        payload: Vec<u8>,
-        signatures: Vec<PayloadSignature>,
+        kind: PayloadKind, payload: Vec<u8>, signatures: Vec<PayloadSignature>,
     ) -> Self {
         Self { kind, payload, signatures }
     }

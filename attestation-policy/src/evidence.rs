@@ -102,9 +102,7 @@ impl VerifiedChannel {
 /// # Errors
 /// The first field that does not hold, with what was expected and what came.
 pub fn verify_evidence(
-    statement: &VerifiedStatement,
-    evidence: &Evidence<'_>,
-    channel_public_key: &[u8],
+    statement: &VerifiedStatement, evidence: &Evidence<'_>, channel_public_key: &[u8],
     now: Timestamp,
 ) -> Result<VerifiedChannel, EvidenceError> {
     let statement = statement.statement();
@@ -122,11 +120,8 @@ fn accepted_roots(statement: &Statement) -> Vec<PinnedRoot> {
 }
 
 fn verify_under(
-    roots: &[PinnedRoot],
-    statement: &Statement,
-    evidence: &Evidence<'_>,
-    channel_public_key: &[u8],
-    now: Timestamp,
+    roots: &[PinnedRoot], statement: &Statement, evidence: &Evidence<'_>,
+    channel_public_key: &[u8], now: Timestamp,
 ) -> Result<VerifiedChannel, EvidenceError> {
     if now >= statement.expires() {
         let expected = format!("a time after {now}");
@@ -178,9 +173,7 @@ fn check_every_guest(report: &Report) -> Result<(), EvidenceError> {
 }
 
 fn check_workload(
-    statement: &Statement,
-    chain: &VerifiedChain,
-    report: &Report,
+    statement: &Statement, chain: &VerifiedChain, report: &Report,
 ) -> Result<(), EvidenceError> {
     let measurement = report.measurement();
     let workloads = statement.workloads();
@@ -205,9 +198,7 @@ fn check_workload(
 
 /// The platform's firmware now, the lowest it can be taken back to, and the one at launch.
 fn check_firmware(
-    workload: &SnpDirect,
-    chain: &VerifiedChain,
-    report: &Report,
+    workload: &SnpDirect, chain: &VerifiedChain, report: &Report,
 ) -> Result<(), EvidenceError> {
     let product = chain.product();
     let Some(floor) = workload.floor(product) else {

@@ -44,9 +44,7 @@ impl std::error::Error for EvidenceError {}
 
 /// Refuses with `field` unless the two are equal.
 pub(crate) fn require_equal<T: PartialEq + fmt::Display>(
-    field: Field,
-    expected: T,
-    found: T,
+    field: Field, expected: T, found: T,
 ) -> Result<(), EvidenceError> {
     if expected == found { Ok(()) } else { Err(EvidenceError::new(field, expected, found)) }
 }

@@ -113,9 +113,7 @@ impl SigningKey {
 /// # Errors
 /// The root would not accept the result.
 pub fn assemble_statement(
-    payload: &[u8],
-    signatures: Vec<PayloadSignature>,
-    root: &TrustRoot,
+    payload: &[u8], signatures: Vec<PayloadSignature>, root: &TrustRoot,
 ) -> Result<Vec<u8>, StatementError> {
     let envelope = Envelope::new(PayloadKind::Statement, payload.to_vec(), signatures);
     Statement::from_payload(envelope.verify(root)?)?;
@@ -127,9 +125,7 @@ pub fn assemble_statement(
 /// # Errors
 /// The old root would not accept the result.
 pub fn assemble_trust_root(
-    next: &TrustRoot,
-    signatures: Vec<PayloadSignature>,
-    old: &TrustRoot,
+    next: &TrustRoot, signatures: Vec<PayloadSignature>, old: &TrustRoot,
 ) -> Result<Vec<u8>, TrustRootError> {
     let signed = Envelope::new(PayloadKind::TrustRoot, next.to_json(), signatures).to_json();
     old.successor(&signed)?;

@@ -225,10 +225,7 @@ pub enum StatementError {
 /// # Errors
 /// The first of these that does not hold.
 pub fn verify_statement(
-    signed: &[u8],
-    root: &TrustRoot,
-    floor: &SerialFloor,
-    now: Timestamp,
+    signed: &[u8], root: &TrustRoot, floor: &SerialFloor, now: Timestamp,
 ) -> Result<VerifiedStatement, StatementError> {
     let envelope = Envelope::parse(PayloadKind::Statement, signed)?;
     let payload = envelope.verify(root)?;

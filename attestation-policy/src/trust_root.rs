@@ -73,9 +73,7 @@ impl TrustRoot {
     /// Fewer than two needed (one, with the feature `development`), more needed than there are,
     /// a repeated key, more than 16 keys, version 0.
     pub fn new(
-        version: u64,
-        threshold: usize,
-        keys: Vec<SignerKey>,
+        version: u64, threshold: usize, keys: Vec<SignerKey>,
     ) -> Result<Self, TrustRootError> {
         if version == 0 {
             return Err(TrustRootError::NoVersion);

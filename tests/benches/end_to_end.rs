@@ -76,10 +76,7 @@ async fn measure(phase: Duration) -> Value {
 /// All connections until the time is up: latencies, sorted. At a rate, each request has a time at
 /// which it is due, and its latency counts from then: a stall is not forgiven.
 async fn run(
-    address: &str,
-    people: &[Vec<Vec<u8>>],
-    phase: Duration,
-    rate: Option<f64>,
+    address: &str, people: &[Vec<Vec<u8>>], phase: Duration, rate: Option<f64>,
 ) -> Vec<Duration> {
     let start = Instant::now();
     let tasks = (0..CONNECTIONS).map(|connection| {
@@ -213,10 +210,7 @@ impl Person {
     }
 
     async fn ask<T>(
-        &mut self,
-        request: &Request,
-        class: Class,
-        read: impl FnOnce(&Success) -> T,
+        &mut self, request: &Request, class: Class, read: impl FnOnce(&Success) -> T,
     ) -> T {
         let (sent, body) = self.envelope(request, class);
         let url = format!("{}/v1/sessions/{}/requests", self.url, self.session.id);

@@ -115,11 +115,7 @@ impl Session {
 
     /// Signs and seals a request.
     pub fn seal(
-        &mut self,
-        device: &TestDevice,
-        key: KeyKind,
-        account: &Account,
-        request: &Request,
+        &mut self, device: &TestDevice, key: KeyKind, account: &Account, request: &Request,
     ) -> Sent {
         let mut encoded = vec![0; FRAME];
         let used = wire::encode(request, &mut encoded).expect("a request");
@@ -128,11 +124,7 @@ impl Session {
 
     /// As [`Self::seal`], for a request that may be no valid encoding.
     pub fn seal_encoded(
-        &mut self,
-        device: &TestDevice,
-        key: KeyKind,
-        account: &Account,
-        request: &[u8],
+        &mut self, device: &TestDevice, key: KeyKind, account: &Account, request: &[u8],
     ) -> Sent {
         let guard_seen = device.guard_seen;
         let context = transcript::SignedContext {

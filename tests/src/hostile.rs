@@ -31,10 +31,7 @@ impl World {
 
     /// A guard change as far as the core takes it: staged, not shown to the ledger.
     pub fn stage(
-        &mut self,
-        device: &TestDevice,
-        request: &Request,
-        class: Class,
+        &mut self, device: &TestDevice, request: &Request, class: Class,
     ) -> (Sent, StagedRow) {
         let key = match class {
             Class::Enroll => KeyKind::Presence,
@@ -56,9 +53,7 @@ impl World {
 
     /// Acts in another account of the same deployment; what the host then has of it.
     pub fn in_account<T>(
-        &mut self,
-        account: Account,
-        act: impl FnOnce(&mut Self) -> T,
+        &mut self, account: Account, act: impl FnOnce(&mut Self) -> T,
     ) -> (Stored, T) {
         let own = std::mem::replace(&mut self.account, account);
         let stored = std::mem::take(&mut self.stored);
@@ -115,9 +110,7 @@ pub fn rename_request(world: &World, created: &Created, name: &str) -> UpdatePas
 /// Every request of a registered device, valid now, each with its name and class. Sealed with the
 /// UV key, an honest host serves each of them.
 pub fn every_request(
-    world: &World,
-    created: &Created,
-    revoked: DeviceId,
+    world: &World, created: &Created, revoked: DeviceId,
 ) -> Vec<(&'static str, Request, Class)> {
     let (base, vault, slot) = (world.base(), world.vault(), created.put.event.slot);
     let approve = ApproveDevice { base, device: TestDevice::new("new").public() };
@@ -234,11 +227,7 @@ pub fn reply_of(raw: &[u8]) -> Reply<'_> {
 impl Ledger {
     /// A receipt for any claim, whether or not the tag stands there.
     pub fn claim(
-        &self,
-        claim: &LedgerClaim,
-        tag: &LedgerTag,
-        version: u64,
-        digest: &Digest,
+        &self, claim: &LedgerClaim, tag: &LedgerTag, version: u64, digest: &Digest,
     ) -> Vec<u8> {
         self.sign_claim(&claim.bytes(tag, version, digest))
     }

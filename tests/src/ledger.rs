@@ -66,11 +66,7 @@ impl Ledger {
     }
 
     fn receipt(
-        &mut self,
-        claim: &LedgerClaim,
-        tag: &LedgerTag,
-        version: u64,
-        digest: &Digest,
+        &mut self, claim: &LedgerClaim, tag: &LedgerTag, version: u64, digest: &Digest,
     ) -> Vec<u8> {
         self.transactions += 1;
         let claims = sha256(&[&claim.bytes(tag, version, digest)]);

@@ -127,11 +127,7 @@ impl Oracle {
 
     /// A record of the account with this secret.
     pub fn record(
-        &self,
-        secret: &[u8; 32],
-        slot: SlotId,
-        version: u64,
-        sealed: &[u8],
+        &self, secret: &[u8; 32], slot: SlotId, version: u64, sealed: &[u8],
     ) -> Option<Record> {
         let key = hkdf_expand(secret, &[b"keyfold/account/record/1"]);
         self.open(&key, Kind::Record, slot, version, sealed)
@@ -149,12 +145,7 @@ impl Oracle {
     }
 
     fn open<T: DeserializeOwned + Serialize>(
-        &self,
-        type_key: &[u8; 32],
-        kind: Kind,
-        object: SlotId,
-        version: u64,
-        sealed: &[u8],
+        &self, type_key: &[u8; 32], kind: Kind, object: SlotId, version: u64, sealed: &[u8],
     ) -> Option<T> {
         let context = [
             b"keyfold/seal/1\0",

@@ -110,7 +110,11 @@ impl Stored {
             let newest = self.record(&event.slot).filter(|(version, _)| *version == event.version);
             (*event, newest.map(|(_, sealed)| sealed))
         };
-        self.events.range(from.saturating_add(1)..).take(PAGE).map(|(_, event)| with_record(event)).collect()
+        self.events
+            .range(from.saturating_add(1)..)
+            .take(PAGE)
+            .map(|(_, event)| with_record(event))
+            .collect()
     }
 }
 
@@ -250,11 +254,7 @@ impl World {
 
     /// A request from a device, through an honest host, to its end.
     pub fn request(
-        &mut self,
-        device: &mut TestDevice,
-        key: KeyKind,
-        request: &Request,
-        class: Class,
+        &mut self, device: &mut TestDevice, key: KeyKind, request: &Request, class: Class,
     ) -> Result<Opened, Denied> {
         let sent = self.session.seal(device, key, &self.account, request);
         let attach = self.attach(class, &sent.frame);
@@ -267,11 +267,7 @@ impl World {
 
     /// A request whose host attaches what the test says.
     pub fn request_with(
-        &mut self,
-        device: &TestDevice,
-        key: KeyKind,
-        request: &Request,
-        class: Class,
+        &mut self, device: &TestDevice, key: KeyKind, request: &Request, class: Class,
         bend: impl FnOnce(&mut Attach),
     ) -> Result<Opened, Denied> {
         let sent = self.session.seal(device, key, &self.account, request);
@@ -372,9 +368,7 @@ impl World {
 
     /// A guard change by a device, to its end.
     pub fn change_guard(
-        &mut self,
-        device: &mut TestDevice,
-        request: &Request,
+        &mut self, device: &mut TestDevice, request: &Request,
     ) -> Result<GuardChanged, Denied> {
         let class = match request {
             Request::RevokeDevice(_) => Class::GuardFresh,
@@ -389,9 +383,7 @@ impl World {
 
     /// Registers `new` through a trusted device.
     pub fn approve(
-        &mut self,
-        by: &mut TestDevice,
-        new: &TestDevice,
+        &mut self, by: &mut TestDevice, new: &TestDevice,
     ) -> Result<GuardChanged, Denied> {
         let approve = ApproveDevice { base: self.base(), device: new.public() };
         self.change_guard(by, &Request::ApproveDevice(approve))
@@ -417,10 +409,7 @@ impl World {
 
     /// A new passkey.
     pub fn create(
-        &mut self,
-        device: &mut TestDevice,
-        rp_id: &str,
-        user: &str,
+        &mut self, device: &mut TestDevice, rp_id: &str, user: &str,
     ) -> Result<Created, Denied> {
         let request = Request::CreatePasskey(self.create_request(rp_id, user));
         let opened = self.request(device, KeyKind::Presence, &request, Class::Put(None))?;
@@ -432,11 +421,7 @@ impl World {
 
     /// A sign-in.
     pub fn assert(
-        &mut self,
-        device: &mut TestDevice,
-        key: KeyKind,
-        slot: SlotId,
-        request: &Assert,
+        &mut self, device: &mut TestDevice, key: KeyKind, slot: SlotId, request: &Assert,
     ) -> Result<Asserted, Denied> {
         let request = Request::Assert(request.clone());
         let opened = self.request(device, key, &request, Class::Assert(slot))?;
@@ -448,10 +433,7 @@ impl World {
 
     /// A put other than a creation.
     pub fn put(
-        &mut self,
-        device: &mut TestDevice,
-        key: KeyKind,
-        request: &Request,
+        &mut self, device: &mut TestDevice, key: KeyKind, request: &Request,
     ) -> Result<PutDone, Denied> {
         let class = match request {
             Request::UpdatePasskey(update) => Class::Put(Some(update.slot)),
@@ -466,9 +448,7 @@ impl World {
 
     /// One page of a sync.
     pub fn sync_page(
-        &mut self,
-        device: &mut TestDevice,
-        from: ChainPoint,
+        &mut self, device: &mut TestDevice, from: ChainPoint,
     ) -> Result<(ChainPoint, ChainPoint, Vec<SyncedEvent>), Denied> {
         let request = Request::Sync(from);
         let opened =

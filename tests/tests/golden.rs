@@ -236,10 +236,7 @@ fn record() -> Vec<Frame> {
 }
 
 fn step(
-    world: &mut World,
-    frames: &mut Vec<Frame>,
-    device: &TestDevice,
-    request: &Request,
+    world: &mut World, frames: &mut Vec<Frame>, device: &TestDevice, request: &Request,
     class: Class,
 ) -> Vec<u8> {
     use keyfold_tests::generate::Variants;
@@ -251,9 +248,7 @@ fn step(
 }
 
 fn commit(
-    world: &World,
-    staged: &keyfold_protocol::host::Staged,
-    receipt: &[u8],
+    world: &World, staged: &keyfold_protocol::host::Staged, receipt: &[u8],
 ) -> (StagedRow, Vec<u8>) {
     let row = StagedRow {
         tag: staged.tag,

@@ -37,11 +37,7 @@ fn slot(created: &Created) -> SlotId {
 }
 
 fn create_with(
-    world: &mut World,
-    device: &mut TestDevice,
-    key: KeyKind,
-    user: &str,
-    algorithms: &[i32],
+    world: &mut World, device: &mut TestDevice, key: KeyKind, user: &str, algorithms: &[i32],
     prf: Option<PrfInputs>,
 ) -> Result<Created, Denied> {
     let mut request = world.create_request(RP, user);
@@ -56,10 +52,7 @@ fn create_with(
 }
 
 fn sign_in(
-    world: &mut World,
-    device: &mut TestDevice,
-    key: KeyKind,
-    created: &Created,
+    world: &mut World, device: &mut TestDevice, key: KeyKind, created: &Created,
     prf: Option<PrfInputs>,
 ) -> Asserted {
     let mut request = assert_request(created);

@@ -34,10 +34,7 @@ fn status(world: &mut World, device: &mut TestDevice) -> Result<AccountStatus, D
 type Page = (ChainPoint, ChainPoint, Vec<AuditEvent>);
 
 fn audit_with(
-    world: &mut World,
-    device: &TestDevice,
-    from: ChainPoint,
-    bend: impl FnOnce(&mut Attach),
+    world: &mut World, device: &TestDevice, from: ChainPoint, bend: impl FnOnce(&mut Attach),
 ) -> Result<Page, Denied> {
     let (request, class) = (Request::Audit(from), Class::Audit(from.version));
     let opened = world.request_with(device, KeyKind::Presence, &request, class, bend)?;

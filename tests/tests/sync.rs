@@ -26,9 +26,7 @@ const STATE: Denied = Denied::Host(HostRefusal::State);
 
 /// Pages until the cursor stands at the sealed point, folding the events as a client does.
 fn sync_all(
-    world: &mut World,
-    device: &mut TestDevice,
-    from: ChainPoint,
+    world: &mut World, device: &mut TestDevice, from: ChainPoint,
 ) -> (usize, BTreeMap<SlotId, Option<PasskeyView>>) {
     let (mut at, mut pages, mut slots) = (from, 0, BTreeMap::new());
     loop {
@@ -137,9 +135,7 @@ fn scene() -> Scene {
 
 impl Scene {
     fn sync(
-        &mut self,
-        from: usize,
-        bend: impl FnOnce(&Stored, &mut Attach),
+        &mut self, from: usize, bend: impl FnOnce(&Stored, &mut Attach),
     ) -> Result<(ChainPoint, ChainPoint, Vec<SyncedEvent>), Denied> {
         let from = self.points[from];
         let request = Request::Sync(from);

@@ -19,9 +19,7 @@ const STALE_GUARD: Option<Denied> = Some(Denied::Client(Refusal::StaleGuard));
 
 /// The four puts, naming this point.
 fn puts(
-    world: &World,
-    created: &Created,
-    vault: ChainPoint,
+    world: &World, created: &Created, vault: ChainPoint,
 ) -> Vec<(&'static str, Request, Class)> {
     let slot = created.put.event.slot;
     let mut create = world.create_request(RP, "carol");
@@ -214,9 +212,7 @@ fn every_put_raises_the_vaults_guard_floor() {
 /// What a revoked phone and a colluding host can write together: a put on the guard before the
 /// revocation and the vault before the touch. The fork as the host has it then.
 fn write_in_the_past(
-    world: &mut World,
-    phone: &TestDevice,
-    request: fn(&World) -> Request,
+    world: &mut World, phone: &TestDevice, request: fn(&World) -> Request,
 ) -> Stored {
     let (fork, ()) = world.on_a_fork(|world| {
         world.stored.guards.split_off(&3);

@@ -83,10 +83,7 @@ impl Certificate {
 
     /// The name, the validity, the issuer and its signature.
     pub(super) fn check_issued_by(
-        &self,
-        issuer: &Self,
-        common_name: &str,
-        now: Timestamp,
+        &self, issuer: &Self, common_name: &str, now: Timestamp,
     ) -> Result<(), EvidenceError> {
         self.check_common_name(common_name)?;
         if self.issuer != issuer.subject {
@@ -238,9 +235,7 @@ impl Certificate {
     }
 
     fn refuse(
-        &self,
-        part: CertificatePart,
-        expected: impl std::fmt::Display,
+        &self, part: CertificatePart, expected: impl std::fmt::Display,
         found: impl std::fmt::Display,
     ) -> EvidenceError {
         EvidenceError::new(Field::Certificate(self.role, part), expected, found)

@@ -145,8 +145,7 @@ impl SnpDirect {
 
 /// Refuses a list that says something twice, or both ways.
 pub(super) fn all_different<T: Ord + Debug + Copy>(
-    what: &str,
-    values: impl Iterator<Item = T>,
+    what: &str, values: impl Iterator<Item = T>,
 ) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for value in values {

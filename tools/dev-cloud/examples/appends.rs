@@ -48,10 +48,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// One tag, version after version; gives how long each append took.
 async fn append_until(
-    http: reqwest::Client,
-    url: String,
-    client: u64,
-    end: Instant,
+    http: reqwest::Client, url: String, client: u64, end: Instant,
 ) -> anyhow::Result<Vec<Duration>> {
     let tag = format!("{client:064x}");
     let mut latencies = Vec::new();

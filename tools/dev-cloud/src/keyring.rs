@@ -42,11 +42,7 @@ pub(crate) struct Keyring {
 impl Keyring {
     /// Reads the keys in `<dir>/<purpose>`, or makes the first one.
     pub(crate) fn open(
-        dir: &Path,
-        purpose: &'static str,
-        rsa: RsaKeys,
-        subject: &str,
-        style: KidStyle,
+        dir: &Path, purpose: &'static str, rsa: RsaKeys, subject: &str, style: KidStyle,
     ) -> Result<Self> {
         let dir = dir.join(purpose);
         store::directory(&dir)?;

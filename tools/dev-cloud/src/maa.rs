@@ -111,9 +111,7 @@ struct Evidence {
 }
 
 async fn attest(
-    State(maa): State<Arc<Maa>>,
-    Path(tee): Path<String>,
-    Query(query): Query<ApiVersion>,
+    State(maa): State<Arc<Maa>>, Path(tee): Path<String>, Query(query): Query<ApiVersion>,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     if !tee.eq_ignore_ascii_case("SevSnpVm") {

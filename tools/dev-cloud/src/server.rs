@@ -57,9 +57,7 @@ impl Servers {
 
     /// Serves `router`; with failure switches if it is a service that has them.
     pub(crate) fn serve(
-        &mut self,
-        listener: TcpListener,
-        router: Router,
+        &mut self, listener: TcpListener, router: Router,
         switches: Option<(Service, Arc<Failures>)>,
     ) {
         let router = match switches {
@@ -136,9 +134,7 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
 
 /// The switches every service has.
 async fn act_out(
-    State((service, failures)): State<(Service, Arc<Failures>)>,
-    request: Request,
-    next: Next,
+    State((service, failures)): State<(Service, Arc<Failures>)>, request: Request, next: Next,
 ) -> Response {
     let Some(failure) = failures.take_for(service, request.uri().path()) else {
         return next.run(request).await;

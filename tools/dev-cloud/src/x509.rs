@@ -129,9 +129,7 @@ impl Issuer<'_> {
 
 /// An RSA signature.
 pub(crate) fn rsa_sign(
-    key: &rsa::KeyPair,
-    encoding: &'static dyn aws_lc_rs::signature::RsaEncoding,
-    message: &[u8],
+    key: &rsa::KeyPair, encoding: &'static dyn aws_lc_rs::signature::RsaEncoding, message: &[u8],
 ) -> Result<Vec<u8>> {
     let mut signature = vec![0; key.public_modulus_len()];
     key.sign(encoding, &SystemRandom::new(), message, &mut signature)?;

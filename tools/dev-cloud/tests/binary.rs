@@ -181,11 +181,7 @@ fn digest(writer: usize, version: u64) -> String {
 
 /// Gives every answer got, the earlier ones first.
 async fn write_until_it_dies(
-    http: Client,
-    url: String,
-    writer: usize,
-    mut answers: Vec<Value>,
-    count: Arc<AtomicUsize>,
+    http: Client, url: String, writer: usize, mut answers: Vec<Value>, count: Arc<AtomicUsize>,
 ) -> Vec<Value> {
     loop {
         let version = answers.len() as u64 + 1;

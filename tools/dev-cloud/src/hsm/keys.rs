@@ -59,10 +59,7 @@ pub(super) struct Key {
 impl Key {
     /// A key of these bytes, created now.
     pub(super) fn new(
-        value: &[u8],
-        key_ops: Vec<String>,
-        enabled: bool,
-        exportable: bool,
+        value: &[u8], key_ops: Vec<String>, enabled: bool, exportable: bool,
         release_policy: Option<StoredPolicy>,
     ) -> Result<Self> {
         let mut version = [0; 16];
@@ -143,9 +140,7 @@ impl Keys {
 
     /// Changes one version; `update` may refuse.
     pub(super) fn update(
-        &self,
-        name: &str,
-        version: Option<&str>,
+        &self, name: &str, version: Option<&str>,
         update: impl FnOnce(&mut Key) -> Result<(), ApiError>,
     ) -> Result<Key, ApiError> {
         self.change(|names| {
@@ -161,8 +156,7 @@ impl Keys {
 
     /// On disk first, then visible.
     fn change<T>(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<String, Vec<Key>>) -> Result<T, ApiError>,
+        &self, change: impl FnOnce(&mut BTreeMap<String, Vec<Key>>) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = names.clone();

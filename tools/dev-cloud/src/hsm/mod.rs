@@ -42,11 +42,7 @@ pub(crate) struct Hsm {
 impl Hsm {
     /// Opens the HSM in `dir`; `host_name` is what its certificate is for.
     pub(crate) fn open(
-        dir: &std::path::Path,
-        rsa: &RsaKeys,
-        url: String,
-        host_name: &str,
-        oidc: Arc<Oidc>,
+        dir: &std::path::Path, rsa: &RsaKeys, url: String, host_name: &str, oidc: Arc<Oidc>,
     ) -> Result<Self> {
         crate::store::directory(dir)?;
         Ok(Self {
@@ -170,11 +166,8 @@ fn default_key_size() -> usize {
 }
 
 async fn create(
-    State(hsm): State<Arc<Hsm>>,
-    Path(path): Path<KeyPath>,
-    Query(version): Query<ApiVersion>,
-    headers: HeaderMap,
-    body: Bytes,
+    State(hsm): State<Arc<Hsm>>, Path(path): Path<KeyPath>, Query(version): Query<ApiVersion>,
+    headers: HeaderMap, body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     hsm.authorize(&headers, Principal::Administrator)?;
     version.check()?;
@@ -212,11 +205,8 @@ struct ImportedKey {
 }
 
 async fn import(
-    State(hsm): State<Arc<Hsm>>,
-    Path(path): Path<KeyPath>,
-    Query(version): Query<ApiVersion>,
-    headers: HeaderMap,
-    body: Bytes,
+    State(hsm): State<Arc<Hsm>>, Path(path): Path<KeyPath>, Query(version): Query<ApiVersion>,
+    headers: HeaderMap, body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     hsm.authorize(&headers, Principal::Administrator)?;
     version.check()?;
@@ -233,11 +223,7 @@ async fn import(
 }
 
 fn add(
-    hsm: &Hsm,
-    name: &str,
-    value: &[u8],
-    key_ops: Vec<String>,
-    attributes: &Attributes,
+    hsm: &Hsm, name: &str, value: &[u8], key_ops: Vec<String>, attributes: &Attributes,
     policy: Option<StoredPolicy>,
 ) -> Result<Json<Value>, ApiError> {
     let well_formed = (1..=127).contains(&name.len())
@@ -266,9 +252,7 @@ fn add(
 }
 
 async fn show(
-    State(hsm): State<Arc<Hsm>>,
-    Path(path): Path<KeyPath>,
-    Query(version): Query<ApiVersion>,
+    State(hsm): State<Arc<Hsm>>, Path(path): Path<KeyPath>, Query(version): Query<ApiVersion>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     hsm.authorize(&headers, Principal::Administrator)?;
@@ -286,11 +270,8 @@ struct UpdateRequest {
 }
 
 async fn update(
-    State(hsm): State<Arc<Hsm>>,
-    Path(path): Path<KeyPath>,
-    Query(version): Query<ApiVersion>,
-    headers: HeaderMap,
-    body: Bytes,
+    State(hsm): State<Arc<Hsm>>, Path(path): Path<KeyPath>, Query(version): Query<ApiVersion>,
+    headers: HeaderMap, body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     hsm.authorize(&headers, Principal::Administrator)?;
     version.check()?;
@@ -325,11 +306,8 @@ struct ReleaseRequest {
 }
 
 async fn release(
-    State(hsm): State<Arc<Hsm>>,
-    Path(path): Path<KeyPath>,
-    Query(version): Query<ApiVersion>,
-    headers: HeaderMap,
-    body: Bytes,
+    State(hsm): State<Arc<Hsm>>, Path(path): Path<KeyPath>, Query(version): Query<ApiVersion>,
+    headers: HeaderMap, body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     // 1. Who asks, for which key.
     hsm.authorize(&headers, Principal::Workload)?;
@@ -398,9 +376,7 @@ fn unverified_issuer(token: &str) -> Result<String, ApiError> {
 
 /// `key_hsm`: base64url of the JSON around the ciphertext.
 fn wrapped(
-    encryption_key: EncryptionKey,
-    algorithm: &'static aws_lc_rs::rsa::OaepAlgorithm,
-    enc: &str,
+    encryption_key: EncryptionKey, algorithm: &'static aws_lc_rs::rsa::OaepAlgorithm, enc: &str,
     key: &Key,
 ) -> Result<String> {
     let kid = encryption_key.kid.clone();
@@ -414,12 +390,7 @@ fn wrapped(
 }
 
 fn payload(
-    hsm: &Hsm,
-    path: &KeyPath,
-    key: &Key,
-    api_version: &str,
-    enc: &str,
-    nonce: Option<String>,
+    hsm: &Hsm, path: &KeyPath, key: &Key, api_version: &str, enc: &str, nonce: Option<String>,
     key_hsm: &str,
 ) -> Value {
     let asked = match &path.version {

@@ -95,9 +95,7 @@ fn members(object: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
 }
 
 fn list<T>(
-    value: Option<&Value>,
-    name: &str,
-    entry: impl Fn(&Value) -> Result<T, String>,
+    value: Option<&Value>, name: &str, entry: impl Fn(&Value) -> Result<T, String>,
 ) -> Result<Vec<T>, String> {
     match value.and_then(Value::as_array) {
         Some(entries) if !entries.is_empty() => entries.iter().map(entry).collect(),

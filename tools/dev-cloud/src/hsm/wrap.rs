@@ -57,9 +57,7 @@ impl EncryptionKey {
 
     /// RSA-OAEP(fresh AES-256 key) || AES-KWP(`plaintext`).
     pub(super) fn wrap(
-        self,
-        algorithm: &'static OaepAlgorithm,
-        plaintext: &[u8],
+        self, algorithm: &'static OaepAlgorithm, plaintext: &[u8],
     ) -> Result<Vec<u8>> {
         let mut transport = [0; 32];
         aws_lc_rs::rand::fill(&mut transport)?;

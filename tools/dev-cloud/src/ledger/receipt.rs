@@ -63,9 +63,7 @@ impl ServiceKey {
 
     /// Signs the root over the transactions before `transaction`; gives the protected header and r || s.
     pub(crate) fn sign_root(
-        &self,
-        header: &ProtectedHeader,
-        root: &Digest,
+        &self, header: &ProtectedHeader, root: &Digest,
     ) -> anyhow::Result<Signature> {
         let protected = header.encode(&self.spki());
         let mut signed = Cbor::default();

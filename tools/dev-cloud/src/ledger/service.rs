@@ -144,10 +144,7 @@ impl Ledger {
 
     /// Compare-and-set; returns once it is on disk.
     pub(crate) async fn append(
-        &self,
-        tag: Digest,
-        version: u64,
-        digest: Digest,
+        &self, tag: Digest, version: u64, digest: Digest,
     ) -> Result<Outcome, Unavailable> {
         self.ask(|reply| Command::Append { tag, version, digest, reply }).await
     }
@@ -163,8 +160,7 @@ impl Ledger {
     }
 
     async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+        &self, command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Unavailable> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).map_err(|_| Unavailable)?;

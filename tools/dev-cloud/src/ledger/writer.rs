@@ -174,11 +174,7 @@ struct Pending {
 
 impl Pending {
     fn append(
-        &mut self,
-        durable: &Durable,
-        tag: Digest,
-        version: u64,
-        digest: Digest,
+        &mut self, durable: &Durable, tag: Digest, version: u64, digest: Digest,
         reply: oneshot::Sender<Outcome>,
     ) {
         let current = self.current(durable, &tag);
@@ -201,11 +197,7 @@ impl Pending {
     }
 
     fn read(
-        &mut self,
-        durable: &Durable,
-        tag: Digest,
-        nonce: Digest,
-        reply: oneshot::Sender<Outcome>,
+        &mut self, durable: &Durable, tag: Digest, nonce: Digest, reply: oneshot::Sender<Outcome>,
     ) {
         let current = self.current(durable, &tag);
         let (version, digest) = current.map_or((0, [0; 32]), |tag| (tag.version, tag.digest));

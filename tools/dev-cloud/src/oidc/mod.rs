@@ -121,10 +121,7 @@ impl IntoResponse for OauthError {
 
 impl Oidc {
     pub(crate) fn new(
-        issuer: String,
-        keys: Keyring,
-        clients: Vec<String>,
-        lifetime: Duration,
+        issuer: String, keys: Keyring, clients: Vec<String>, lifetime: Duration,
     ) -> Self {
         Self { issuer, keys, clients, lifetime, codes: Codes::default() }
     }

@@ -67,8 +67,7 @@ pub(super) struct Authorize {
 
 /// GET: the page.
 pub(super) async fn show(
-    State(oidc): State<Arc<Oidc>>,
-    Query(request): Query<Authorize>,
+    State(oidc): State<Arc<Oidc>>, Query(request): Query<Authorize>,
 ) -> Response {
     if let Some(refusal) = refusal(&oidc, &request) {
         return refusal;
@@ -81,8 +80,7 @@ pub(super) async fn show(
 
 /// POST: the name was entered.
 pub(super) async fn submit(
-    State(oidc): State<Arc<Oidc>>,
-    Form(request): Form<Authorize>,
+    State(oidc): State<Arc<Oidc>>, Form(request): Form<Authorize>,
 ) -> Response {
     if let Some(refusal) = refusal(&oidc, &request) {
         return refusal;

@@ -43,9 +43,7 @@ impl RelyingParty {
 
     /// Checks a registration.
     pub(crate) fn registered(
-        &self,
-        response: &Value,
-        state: &PasskeyRegistration,
+        &self, response: &Value, state: &PasskeyRegistration,
     ) -> Result<Passkey> {
         let response = serde_json::from_value(response.clone()).context("the response's JSON")?;
         self.webauthn.finish_passkey_registration(&response, state).map_err(because)
@@ -54,9 +52,7 @@ impl RelyingParty {
     /// One sign-in with `passkey`: asks, lets the client answer, checks the answer. The client's
     /// extension results come back, which a site keeps out of webauthn-rs itself.
     pub(crate) fn sign_in(
-        &self,
-        passkey: &Passkey,
-        prf_salt: Option<&str>,
+        &self, passkey: &Passkey, prf_salt: Option<&str>,
         answer: impl FnOnce(&Value) -> Result<Value>,
     ) -> Result<Value> {
         let keys = [passkey.clone()];

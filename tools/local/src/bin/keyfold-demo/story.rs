@@ -60,11 +60,7 @@ async fn create(teller: &mut Teller, site: &RelyingParty, laptop: &Device) -> Re
 }
 
 async fn roam(
-    teller: &mut Teller,
-    site: &RelyingParty,
-    laptop: &Device,
-    phone: &Device,
-    passkey: &Passkey,
+    teller: &mut Teller, site: &RelyingParty, laptop: &Device, phone: &Device, passkey: &Passkey,
 ) -> Result<()> {
     teller
         .step(
@@ -131,11 +127,7 @@ fn credential(device: &Device) -> Result<String> {
 }
 
 async fn revoke(
-    teller: &mut Teller,
-    site: &RelyingParty,
-    laptop: &Device,
-    phone: &Device,
-    passkey: &Passkey,
+    teller: &mut Teller, site: &RelyingParty, laptop: &Device, phone: &Device, passkey: &Passkey,
 ) -> Result<()> {
     teller
         .step(

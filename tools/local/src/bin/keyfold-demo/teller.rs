@@ -47,10 +47,7 @@ impl Teller {
 
     /// One step, to its end; an error names it.
     pub(crate) async fn step<T>(
-        &mut self,
-        title: &str,
-        meaning: &str,
-        work: impl Future<Output = Result<T>>,
+        &mut self, title: &str, meaning: &str, work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         if !self.json {
             println!(
