@@ -49,14 +49,14 @@ Examples:
 
 Exit statuses:
   0  done
-  1  failed for none of the reasons below; doctor or audit --verify found something
+  1  failed for none of the reasons below; doctor found something
   2  the command line or an input is not what it should be
   3  you said no, or have to choose
   4  this device: not enrolled, keys, passphrase, files
   5  network or service: try again later
   6  signing in
   7  the deployment is not what it should be; nothing was sent to it
-  8  ALARM: the service shows another past, or withholds something
+  8  ALARM: the service shows another past, or withholds something; also audit --verify
   9  refused by WebAuthn's rules, the enclave or the host
 
 With --json, results are one JSON object on stdout, and failures one on stderr:
