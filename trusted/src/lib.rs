@@ -8,9 +8,9 @@
 //! 2. *The host is hostile.* What it says is a [`Claimed`](keyfold_protocol::host::Claimed) value
 //!    until a seal, a receipt or a chain has confirmed it.
 //! 3. *A skipped check does not compile.* Functions that need a proof take it as an argument, and
-//!    only the check can make it: [`request`] and [`guard`] define the proofs.
-//! 4. *Small.* No allocation, no panic, no `unsafe`; every primitive is called from [`crypto`],
-//!    every key comes from the table in [`keys`], every stored byte goes through [`seal`].
+//!    only the check can make it: `request` and `guard` define the proofs.
+//! 4. *Small.* No allocation, no panic, no `unsafe`; every primitive is called from `crypto`,
+//!    every key comes from the table in `keys`, every stored byte goes through `seal`.
 //!
 //! Read in this order: `core` (phases and the one match), `boot`, `channel`, `request` (who is
 //! asking), `guard` and `receipt` (what the ledger protects), `vault`, `passkey`, `sync`.

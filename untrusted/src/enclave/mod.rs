@@ -1,6 +1,6 @@
 //! The enclaves: links that are started, unlocked, kept alive and spoken to.
 //!
-//! A [`Link`] is one enclave core. Its supervisor connects, boots it (configure, release, unlock,
+//! A `Link` is one enclave core. Its supervisor connects, boots it (configure, release, unlock,
 //! evidence), serves, and starts over by itself when it dies. A session belongs to the boot whose
 //! channel key it was opened to; it dies with it, and its client opens another.
 

@@ -150,7 +150,7 @@ fn hex_id(text: &str) -> Result<[u8; 16], Problem> {
 }
 
 impl IntoResponse for Problem {
-    /// The document itself is written by [`around`], which knows the request's id.
+    /// The document itself is written by `around`, which knows the request's id.
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status(self.kind);

@@ -6,7 +6,7 @@
 //! - a staged guard is never overwritten, and goes only by [`Storage::commit`] or [`Storage::drop_staged`];
 //! - one [`Storage::load`] is one snapshot.
 //!
-//! [`conformance`] turns these sentences into tests that every implementation runs.
+//! `conformance` turns these sentences into tests that every implementation runs.
 
 use bytes::Bytes;
 use keyfold_protocol::host::Event;
