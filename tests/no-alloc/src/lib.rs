@@ -120,8 +120,9 @@ pub unsafe extern "C" fn keyfold_handle(
         let copy = unsafe { core::slice::from_raw_parts(frame, length) }.to_vec();
         alloc::vec::Vec::leak(copy).as_ptr()
     };
+    let core = &raw mut CORE;
     // SAFETY: the caller's promises.
     let (core, frame, out) =
-        unsafe { (&mut *(&raw mut CORE), core::slice::from_raw_parts(frame, length), &mut *out) };
+        unsafe { (&mut *core, core::slice::from_raw_parts(frame, length), &mut *out) };
     core.as_mut().map_or(0, |core| core.handle(frame, out))
 }
