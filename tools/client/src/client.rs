@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::channel::{ChannelError, Reply, Session};
 use crate::deployment::{self, Deployment, Settings};
 use crate::device::DeviceKeys;
-use crate::error::{Error, Fork};
+use crate::error::{Error, Fork, Problem};
 use crate::host::Host;
 use crate::http::{self, Attempts};
 use crate::identity::{SignIn, SignIns, TokenSource};
@@ -69,11 +69,27 @@ impl Client {
         Ok(Self(Arc::new(Inner { settings, host, store, keys, sign_ins, connection })))
     }
 
-    /// The verified deployment; verified now if it was not yet.
+    /// The verified deployment; verified now if it was not yet. Waits for an enclave that is just
+    /// starting.
     ///
     /// # Errors
     /// [`Error::Deployment`] says which check failed; [`Error::Unreachable`], [`Error::Host`].
     pub async fn deployment(&self) -> Result<Arc<Deployment>, Error> {
+        let mut attempts = Attempts::new();
+        loop {
+            match self.try_deployment().await {
+                Err(Error::Host(problem)) if is_busy(&problem) => {
+                    if !attempts.again(problem.retry_after).await {
+                        return Err(problem.into());
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// For those who try again by themselves.
+    async fn try_deployment(&self) -> Result<Arc<Deployment>, Error> {
         let mut connection = self.0.connection.lock().await;
         self.verified(&mut connection).await
     }
@@ -84,6 +100,7 @@ impl Client {
     /// # Errors
     /// [`Error::Identity`]; [`Error::OtherAccount`]; what [`Self::deployment`] can give.
     pub async fn sign_in(&self, fresh: bool) -> Result<AccountId, Error> {
+        self.deployment().await?;
         Ok(self.signed_in(fresh).await?.account_id())
     }
 
@@ -92,6 +109,7 @@ impl Client {
     /// # Errors
     /// [`Error::Host`], [`Error::Unreachable`]; what [`Self::sign_in`] can give.
     pub async fn connect(&self) -> Result<(), Error> {
+        self.deployment().await?;
         let sign_in = self.signed_in(false).await?;
         self.session(&sign_in).await.map(drop)
     }
@@ -132,7 +150,7 @@ impl Client {
 
     /// Signs in at the issuer of the verified statement.
     pub(crate) async fn signed_in(&self, fresh: bool) -> Result<Arc<SignIn>, Error> {
-        let deployment = self.deployment().await?;
+        let deployment = self.try_deployment().await?;
         let sign_in = self.0.sign_ins.get(deployment.statement().identity(), fresh).await?;
         let expected = self.0.store.load()?.account.map(|account| account.id);
         let found = sign_in.account_id();
@@ -165,7 +183,7 @@ impl Client {
                         asked_person = true;
                         self.0.sign_ins.forget().await;
                     }
-                    _ if [429, 503].contains(&problem.status) => wait = problem.retry_after,
+                    _ if is_busy(problem) => wait = problem.retry_after,
                     _ => return Err(error),
                 },
                 Error::Unreachable(unreachable) if !unreachable.may_have_arrived => {}
@@ -258,6 +276,11 @@ fn guard_of(success: &Success) -> u64 {
         Success::Status(status) => status.guard,
         Success::Audited(audited) => audited.guard,
     }
+}
+
+/// Whether the service says: later.
+fn is_busy(problem: &Problem) -> bool {
+    [429, 503].contains(&problem.status)
 }
 
 /// Whether the account's guard is not the one a request was signed for.

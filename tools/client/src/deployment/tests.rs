@@ -25,6 +25,22 @@ async fn a_deployment_that_keeps_its_word_is_accepted() {
 }
 
 #[tokio::test]
+async fn an_enclave_that_starts_is_waited_for_but_not_for_ever() {
+    let world = World::start().await;
+    let mut starting = 2;
+    world.hook(move |_, _| {
+        starting -= 1;
+        (starting >= 0).then_some((503, "enclave-starting"))
+    });
+    world.client("a", "ana").deployment().await.unwrap();
+    assert_eq!(world.log(), ["deployment"; 3]);
+    world.hook(|_, _| Some((503, "enclave-starting")));
+    let error = world.client("b", "ana").sign_in(false).await.unwrap_err();
+    assert!(matches!(error, Error::Host(problem) if problem.name == "enclave-starting"));
+    assert_eq!(world.log(), ["deployment"; 4]);
+}
+
+#[tokio::test]
 async fn statements_that_were_not_signed_for_now_and_here_are_refused() {
     type Edit = fn(&World);
     let cases: [(&str, Edit); 5] = [

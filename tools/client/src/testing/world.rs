@@ -212,10 +212,13 @@ fn signer() -> SigningKey {
 
 type Shared = Extract<Arc<Mutex<State>>>;
 
-async fn deployment(Extract(shared): Shared) -> Json<Value> {
+async fn deployment(Extract(shared): Shared) -> Response {
     let mut state = shared.lock().unwrap();
     state.log.push("deployment".into());
-    Json(state.document.clone())
+    if let Some(refused) = run_hook(&mut state, "deployment") {
+        return refused;
+    }
+    Json(state.document.clone()).into_response()
 }
 
 async fn open_session(Extract(shared): Shared, headers: HeaderMap, body: Body) -> Response {
