@@ -15,7 +15,7 @@ use keyfold_protocol::limits;
 use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,8 @@ pub struct Ledger {
     config: config::Ledger,
     http: reqwest::Client,
     trust: AtomicU8,
+    /// The last call was given up and nothing has answered since: nobody waits for it then.
+    down: AtomicBool,
     looked: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
@@ -131,7 +133,8 @@ impl Ledger {
             builder = builder.tls_certs_only([root]);
         }
         let http = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self { config, http, trust: AtomicU8::new(0), looked: Mutex::new(None), metrics })
+        let (trust, down) = (AtomicU8::new(0), AtomicBool::new(false));
+        Ok(Self { config, http, trust, down, looked: Mutex::new(None), metrics })
     }
 
     /// Moves `tag` to `version` with `digest`; the receipt, or where the tag stands instead.
@@ -267,7 +270,8 @@ impl Ledger {
         Ok(receipt)
     }
 
-    /// The one retry loop: until an answer, a final error, or the configured time is up.
+    /// The one retry loop: until an answer, a final error, or the configured time is up. While the
+    /// ledger is down everybody tries once: whoever waits for a sign-in page learns it at once.
     async fn retrying<T, F: Future<Output = Tried<T>>>(
         &self, call: &'static str, started: Instant, attempt: impl Fn() -> F,
     ) -> Result<T, LedgerError> {
@@ -290,8 +294,11 @@ impl Ledger {
                 "its identity cannot be looked up".to_owned()
             };
             let wait = backoff.next_wait();
-            if started.elapsed() + wait >= self.config.timeout {
-                tracing::warn!(call, why, "gave up on the ledger");
+            let was_down = self.down.load(Ordering::Relaxed);
+            if was_down || started.elapsed() + wait >= self.config.timeout {
+                if !self.down.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(call, why, "gave up on the ledger");
+                }
                 return Err(LedgerError::Unreachable(why));
             }
             tracing::debug!(call, why, ?wait, "asking the ledger again");
@@ -315,6 +322,9 @@ impl Ledger {
         let status = response.status();
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(Attempt::Again(format!("{call}: status {status}")));
+        }
+        if self.down.swap(false, Ordering::Relaxed) {
+            tracing::info!("the ledger answers again");
         }
         Ok(response)
     }

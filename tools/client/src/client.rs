@@ -278,9 +278,9 @@ fn guard_of(success: &Success) -> u64 {
     }
 }
 
-/// Whether the service says: later.
+/// Whether the service says: later. For its ledger it has waited itself.
 fn is_busy(problem: &Problem) -> bool {
-    [429, 503].contains(&problem.status)
+    [429, 503].contains(&problem.status) && problem.name != "ledger-unreachable"
 }
 
 /// Whether the account's guard is not the one a request was signed for.

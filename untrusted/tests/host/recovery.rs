@@ -60,6 +60,29 @@ async fn passing_ledger_errors_are_retried() {
     }
 }
 
+/// Whoever comes while the ledger is known to be down hears so at once, and the first who comes
+/// after it is back is served.
+#[tokio::test]
+async fn nobody_waits_for_a_ledger_that_is_down() {
+    let world = World::new().await;
+    let host = world.host().await;
+    let mut ada = enrolled(&world, &host).await;
+    fail(&world, Mode::Down, "/app/read", None).await;
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(ada.request(Class::Status).await.problem(), "ledger-unreachable");
+        let metrics = reqwest::get(format!("http://{}/metrics", host.admin_address())).await;
+        let text = metrics.expect("metrics").text().await.expect("text");
+        let line = "keyfold_ledger_calls_total{call=\"read\",outcome=\"unreachable\"} ";
+        let count = text.lines().find_map(|text| text.strip_prefix(line)).expect("the counter");
+        asked.push(count.parse::<u32>().expect("a count"));
+    }
+    assert!(asked[0] > 1, "a passing failure is not retried: {asked:?}");
+    assert_eq!(asked[1..], [asked[0] + 1, asked[0] + 2], "each tries once");
+    world.cloud.heal();
+    assert!(ada.ask(Class::Status).await.starts_with("SEALED"));
+}
+
 /// The append never reached the ledger; the host dies. The next one finishes the change.
 #[tokio::test]
 async fn staged_but_not_appended() {
