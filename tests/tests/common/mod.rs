@@ -1,0 +1,28 @@
+//! A deployment of the programs as they were built: dev cloud, host and enclaves, each a process.
+
+use std::path::{Path, PathBuf};
+
+use keyfold_local::{Binaries, Deployment, Options};
+
+/// A folder of a test's own under the target folder, empty.
+pub(crate) fn fresh_folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).expect("a folder left by an earlier run can be removed");
+    }
+    std::fs::create_dir_all(&folder).expect("a folder under the target folder");
+    folder
+}
+
+/// Starts a deployment in a fresh folder of this name.
+pub(crate) async fn deployment(name: &str) -> Deployment {
+    let folder = fresh_folder(name);
+    // Tests are built where the programs are: in the folder of the profile.
+    let here = std::env::current_exe().expect("a test knows its program");
+    let programs = here.ancestors().nth(2).expect("<profile>/deps/<test>");
+    let binaries = Binaries::in_folder(programs).unwrap_or_else(|missing| panic!("{missing:#}"));
+    let keys = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dev-cloud-keys");
+    let options = Options { key_cache: Some(keys), ..Options::default() };
+    let started = Deployment::start(&folder, binaries, options).await;
+    started.unwrap_or_else(|error| panic!("{error:#}; logs are in {}", folder.display()))
+}
