@@ -8,7 +8,7 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, at_once};
 use crate::host::Event;
 use crate::ids::{
     Account, ChainPoint, CredentialId, DeviceId, Digest, Name, P256PublicKey, P256Signature, RpId,
@@ -27,7 +27,7 @@ pub struct Envelope<'a> {
     /// What the host has to attach, and whether it has to ask for a fresh sign-in.
     pub class: Class,
     /// Sealed [`SignedRequest`].
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub frame: &'a [u8],
 }
 
@@ -74,7 +74,7 @@ pub struct SignedRequest<'a> {
     /// ECDSA P-256 over [`crate::transcript::signed_bytes`].
     pub signature: P256Signature,
     /// Encoded [`Request`].
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub request: &'a [u8],
 }
 

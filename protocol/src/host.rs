@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bytes::{at_once, optional_at_once};
 use crate::client::{Action, Class};
 use crate::ids::{
     Account, ChannelKeyId, Digest, Label, LedgerTag, P384PublicKey, SessionId, SlotId,
@@ -64,7 +65,7 @@ pub struct Unlock<'a> {
     /// How it is wrapped.
     pub algorithm: KeyWrap,
     /// RSA-OAEP of an AES-256 key, then AES-KWP of the root key.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub wrapped: &'a [u8],
 }
 
@@ -85,7 +86,7 @@ pub struct OpenSession<'a> {
     /// The channel key the client encapsulated to.
     pub channel_key: ChannelKeyId,
     /// HPKE `enc`, [`crate::limits::ENCAPSULATED_KEY`] bytes.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub encapsulated_key: &'a [u8],
 }
 
@@ -101,7 +102,7 @@ pub struct Handle<'a> {
     /// Class, from the envelope.
     pub class: Class,
     /// Sealed [`crate::client::SignedRequest`], from the envelope.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub frame: &'a [u8],
     /// The host's clock, in seconds since 1970.
     pub time: Claimed<u64>,
@@ -112,6 +113,7 @@ pub struct Handle<'a> {
     /// Record of the slot the class names.
     pub record: Option<Attached<'a>>,
     /// Receipt of a ledger read whose nonce is SHA-256 of `frame`.
+    #[serde(serialize_with = "optional_at_once")]
     pub fresh: Option<&'a [u8]>,
     /// Vault events after the version the class names, without a gap.
     pub events: Items<'a, AttachedEvent<'a>>,
@@ -125,7 +127,7 @@ pub struct Attached<'a> {
     /// Part of the seal's context: a wrong one does not open.
     pub version: Claimed<u64>,
     /// The sealed object.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub sealed: &'a [u8],
 }
 
@@ -149,7 +151,7 @@ pub struct AttachedEvent<'a> {
     /// The event.
     pub event: Event,
     /// The sealed record.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "optional_at_once")]
     pub record: Option<&'a [u8]>,
 }
 
@@ -162,6 +164,7 @@ pub struct Commit<'a> {
     #[serde(borrow)]
     pub staged: Attached<'a>,
     /// The ledger's receipt for its append.
+    #[serde(serialize_with = "at_once")]
     pub receipt: &'a [u8],
 }
 
@@ -193,8 +196,10 @@ pub enum HostReply<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence<'a> {
     /// JSON text.
+    #[serde(serialize_with = "at_once")]
     pub claims: &'a [u8],
     /// SNP report; its report data is SHA-256 of `claims`, then zeros.
+    #[serde(serialize_with = "at_once")]
     pub report: &'a [u8],
 }
 
@@ -202,6 +207,7 @@ pub struct Evidence<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelEvidence<'a> {
     /// X-Wing public key of this boot.
+    #[serde(serialize_with = "at_once")]
     pub channel_key: &'a [u8],
     /// Claims and report.
     #[serde(borrow)]
@@ -212,6 +218,7 @@ pub struct ChannelEvidence<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply<'a> {
     /// Sealed [`crate::client::Outcome`].
+    #[serde(serialize_with = "at_once")]
     pub sealed: &'a [u8],
     /// What has to be durable first.
     #[serde(borrow)]
@@ -227,10 +234,13 @@ pub struct Put<'a> {
     /// The event.
     pub event: Event,
     /// The vault at `event.version`.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub vault: &'a [u8],
     /// The slot's record from now on; none empties the slot.
+    #[serde(serialize_with = "optional_at_once")]
     pub record: Option<&'a [u8]>,
+    /// Refuse it where the slot holds a record: the caller may not replace a passkey.
+    pub only_if_empty: bool,
 }
 
 /// A guard that authorises nothing until the ledger has seen it.
@@ -243,9 +253,10 @@ pub struct Staged<'a> {
     /// What the ledger is to record.
     pub digest: Digest,
     /// The sealed staged guard.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub guard: &'a [u8],
     /// The sealed audit event of this version.
+    #[serde(serialize_with = "at_once")]
     pub audit: &'a [u8],
 }
 
@@ -255,9 +266,10 @@ pub struct Committed<'a> {
     /// Version of the guard.
     pub version: u64,
     /// The sealed live guard.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     pub guard: &'a [u8],
     /// Sealed [`crate::client::Outcome`].
+    #[serde(serialize_with = "at_once")]
     pub sealed: &'a [u8],
 }
 

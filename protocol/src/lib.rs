@@ -5,7 +5,8 @@
 //! sealed frames, the sealed state they need, and what has to be written afterwards ([`host`]).
 //!
 //! Promises:
-//! - every message has exactly one encoding; decoding refuses all others ([`wire`]);
+//! - every value has exactly one encoding; decoding refuses all others ([`wire`]). What a message has
+//!   no use for (attachments of another class) is not looked at;
 //! - every length has a limit, enforced while decoding ([`limits`]);
 //! - enums only ever grow at their end: an encoding once valid stays valid;
 //! - every hashed or signed byte string is laid out in one place ([`transcript`]).

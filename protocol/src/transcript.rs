@@ -1,9 +1,10 @@
 //! What is hashed, signed and bound: the layout of every byte string two parties must agree on.
 //!
-//! Lengths are fixed or come first, each string starts with a label of its own, integers are
-//! big-endian. Hashing is the caller's (this crate has no cryptography): pass SHA-256 over the
+//! Lengths are fixed or come first, integers are big-endian. What is signed or derived from starts
+//! with a label of its own; session ids and AADs, which only one place compares, have none. Hashing is the caller's (this crate has no cryptography): pass SHA-256 over the
 //! concatenation of the parts.
 
+use crate::bytes::join;
 use crate::client::{Action, KeyKind};
 use crate::host::{Config, Event};
 use crate::ids::{
@@ -174,12 +175,4 @@ impl LedgerClaim {
         let version = version.to_be_bytes();
         join([b"keyfold-ledger/1", &[kind], &tag.0, &version, &guard.0, &nonce])
     }
-}
-
-/// Concatenates parts whose lengths add up to `N`; every caller's are fixed-size arrays.
-fn join<const N: usize, const PARTS: usize>(parts: [&[u8]; PARTS]) -> [u8; N] {
-    let mut bytes = parts.into_iter().flatten().copied();
-    let joined = core::array::from_fn(|_| bytes.next().unwrap_or_default());
-    debug_assert!(bytes.next().is_none());
-    joined
 }

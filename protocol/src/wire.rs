@@ -3,6 +3,7 @@
 //! postcard alone accepts over-long integers and leaves trailing bytes to the caller; [`decode`]
 //! refuses both by encoding what it decoded again and comparing as it goes, without a buffer.
 
+use crate::bytes::at_once;
 use core::marker::PhantomData;
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
@@ -91,7 +92,7 @@ pub const PADDING_HEADER: usize = 4;
 /// Encoded as bytes: the items' encodings, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Items<'a, T> {
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     bytes: &'a [u8],
     #[serde(skip)]
     item: PhantomData<fn() -> T>,

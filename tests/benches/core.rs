@@ -2,18 +2,60 @@
 //!
 //! `cargo xtask bench` prints the ratios. Account with sixteen devices, guard and record as large as
 //! in production.
+//!
+//! With `KEYFOLD_COUNT="assert/core 20"` nothing is timed: the case runs so many times after its
+//! set-up and the program ends. Two such runs under valgrind, with different numbers, give the
+//! instructions of one, which no busy machine disturbs.
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use keyfold_protocol::client::{Assert, Class, KeyKind, Request};
-use keyfold_protocol::host::{HostRequest, OpenSession};
+use keyfold_protocol::host::{HostReply, HostRequest, OpenSession};
 use keyfold_protocol::ids::RpId;
 use keyfold_tests::device::{Session, TestDevice};
-use keyfold_tests::enclave;
+use keyfold_tests::enclave::{self, decode};
 use keyfold_tests::world::World;
 
 mod primitives;
+
+/// A piece of work that can be repeated.
+type Work = Box<dyn FnMut()>;
+
+/// What is measured, by name.
+const CASES: [(&str, fn() -> Work); 7] = [
+    ("assert/core", assert),
+    ("assert/primitives", || {
+        let mut primitives = primitives::Assert::new();
+        Box::new(move || primitives.run())
+    }),
+    ("create/core", create),
+    ("create/primitives", || {
+        let mut primitives = primitives::Create::new();
+        Box::new(move || primitives.run())
+    }),
+    ("session_open/core", session_open),
+    ("session_open/primitives", || {
+        let primitives = primitives::Kem::new();
+        Box::new(move || primitives.run())
+    }),
+    ("sync/page of 64", sync),
+];
+
+fn main() {
+    let Ok(count) = std::env::var("KEYFOLD_COUNT") else {
+        let mut criterion = Criterion::default().configure_from_args();
+        for (name, work) in CASES {
+            let mut work = work();
+            criterion.bench_function(name, |b| b.iter(&mut work));
+        }
+        return criterion.final_summary();
+    };
+    let (name, times) = count.rsplit_once(' ').expect("a case and a number");
+    let (_, work) = CASES.iter().find(|(case, _)| *case == name).expect("a case");
+    let mut work = work();
+    (0..times.parse::<u32>().expect("a number")).for_each(|_| work());
+}
 
 fn account(world: &mut World) -> TestDevice {
     let mut first = world.enroll("device 0");
@@ -23,71 +65,59 @@ fn account(world: &mut World) -> TestDevice {
     first
 }
 
-fn assert(criterion: &mut Criterion) {
+/// The frame again and again, once it has been seen to be served.
+fn repeat(mut world: World, frame: Vec<u8>) -> Work {
+    let written = world.enclave.run(&frame);
+    let served = decode(world.enclave.reply(written));
+    assert!(matches!(served, HostReply::Reply(_) | HostReply::Session(_)), "{served:?}");
+    Box::new(move || {
+        world.enclave.run(black_box(&frame));
+    })
+}
+
+fn request(mut world: World, device: &TestDevice, class: Class, request: &Request) -> Work {
+    let sent = world.session.seal(device, KeyKind::Presence, &world.account, request);
+    let attach = world.attach(class, &sent.frame);
+    let frame = world.frame(&sent, class, &attach);
+    repeat(world, frame)
+}
+
+fn assert() -> Work {
     let mut world = World::new();
     let mut device = account(&mut world);
     let created = world.create(&mut device, "example.com", "alice").expect("created");
-    let request = Request::Assert(Assert {
+    let assert = Request::Assert(Assert {
         rp_id: RpId::try_from("example.com").expect("short"),
         credential: created.credential,
         client_data_hash: [7; 32],
         prf: None,
     });
-    let class = Class::Assert(created.put.event.slot);
-    let sent = world.session.seal(&device, KeyKind::Presence, &world.account, &request);
-    let attach = world.attach(class, &sent.frame);
-    let frame = world.frame(&sent, class, &attach);
-
-    let mut group = criterion.benchmark_group("assert");
-    group.bench_function("core", |b| b.iter(|| world.enclave.run(black_box(&frame))));
-    let mut primitives = primitives::Assert::new();
-    group.bench_function("primitives", |b| b.iter(|| primitives.run()));
+    request(world, &device, Class::Assert(created.put.event.slot), &assert)
 }
 
-fn create(criterion: &mut Criterion) {
+fn create() -> Work {
     let mut world = World::new();
     let device = account(&mut world);
-    let request = Request::CreatePasskey(world.create_request("example.com", "alice"));
-    let class = Class::Put(None);
-    let sent = world.session.seal(&device, KeyKind::Presence, &world.account, &request);
-    let attach = world.attach(class, &sent.frame);
-    let frame = world.frame(&sent, class, &attach);
-
-    let mut group = criterion.benchmark_group("create");
-    group.bench_function("core", |b| b.iter(|| world.enclave.run(black_box(&frame))));
-    let mut primitives = primitives::Create::new();
-    group.bench_function("primitives", |b| b.iter(|| primitives.run()));
+    let create = Request::CreatePasskey(world.create_request("example.com", "alice"));
+    request(world, &device, Class::Put(None), &create)
 }
 
-fn session_open(criterion: &mut Criterion) {
-    let mut world = World::new();
+fn session_open() -> Work {
+    let world = World::new();
     let session = Session::open(&world.enclave.config_hash, &world.enclave.channel_key);
     let frame = enclave::encode(&HostRequest::OpenSession(OpenSession {
         channel_key: world.enclave.channel_key_id(),
         encapsulated_key: &session.enc,
     }));
-
-    let mut group = criterion.benchmark_group("session_open");
-    group.bench_function("core", |b| b.iter(|| world.enclave.run(black_box(&frame))));
-    let primitives = primitives::Kem::new();
-    group.bench_function("primitives", |b| b.iter(|| primitives.run()));
+    repeat(world, frame)
 }
 
-fn sync(criterion: &mut Criterion) {
+fn sync() -> Work {
     let mut world = World::new();
     let mut device = account(&mut world);
     for index in 0..64 {
         world.create(&mut device, "example.com", &format!("user {index}")).expect("created");
     }
-    let request = Request::Sync(world.genesis());
-    let class = Class::Sync(0);
-    let sent = world.session.seal(&device, KeyKind::Presence, &world.account, &request);
-    let attach = world.attach(class, &sent.frame);
-    let frame = world.frame(&sent, class, &attach);
-    criterion.bench_function("sync/page of 64", |b| {
-        b.iter_batched(|| (), |()| world.enclave.run(black_box(&frame)), BatchSize::SmallInput);
-    });
+    let sync = Request::Sync(world.genesis());
+    request(world, &device, Class::Sync(0), &sync)
 }
-
-criterion_group!(core, assert, create, session_open, sync);
-criterion_main!(core);

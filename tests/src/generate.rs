@@ -117,7 +117,7 @@ structs! { 'a
     Evidence<'a> { claims, report }
     ChannelEvidence<'a> { channel_key, evidence }
     Reply<'a> { sealed, put }
-    Put<'a> { guard, event, vault, record }
+    Put<'a> { guard, event, vault, record, only_if_empty }
     Staged<'a> { tag, version, digest, guard, audit }
     Committed<'a> { version, guard, sealed }
 }
@@ -191,6 +191,12 @@ impl<'a> Generate<'a> for i32 {
     fn generate(from: &mut Source<'a>) -> Result<Self> {
         let unused = from.int_in_range(0..=31)?;
         Ok(from.arbitrary::<i32>()? >> unused)
+    }
+}
+
+impl<'a> Generate<'a> for bool {
+    fn generate(from: &mut Source<'a>) -> Result<Self> {
+        from.arbitrary()
     }
 }
 

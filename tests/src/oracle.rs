@@ -148,14 +148,12 @@ impl Oracle {
         &self, type_key: &[u8; 32], kind: Kind, object: SlotId, version: u64, sealed: &[u8],
     ) -> Option<T> {
         let context = [
-            b"keyfold/seal/1\0",
+            b"keyfold/seal/1",
             &[kind as u8][..],
             &self.account.id.0,
             &self.account.generation.to_be_bytes(),
             &object.0,
             &version.to_be_bytes(),
-            // The context is 96 bytes; what is named of it fills 92.
-            &[0; 4],
         ]
         .concat();
         let (salt, body) = sealed.split_at_checked(32)?;

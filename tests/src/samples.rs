@@ -381,7 +381,13 @@ fn host_requests() -> Vec<Sample> {
 fn host_replies() -> Vec<Sample> {
     let sealed = &[0x5e; 24][..];
     let evidence = Evidence { claims: br#"{"keyfold":{}}"#, report: &[0x4e; 16] };
-    let put = Put { guard: 7, event: event(Action::Put), vault: sealed, record: Some(&[0x4d; 16]) };
+    let put = Put {
+        guard: 7,
+        event: event(Action::Put),
+        vault: sealed,
+        record: Some(&[0x4d; 16]),
+        only_if_empty: true,
+    };
     let mut samples = variants!(
         "host",
         HostReply,

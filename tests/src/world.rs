@@ -138,6 +138,8 @@ pub enum Denied {
     Host(HostRefusal),
     /// The ledger stood elsewhere.
     Ledger,
+    /// The slot holds a passkey that the request may not replace.
+    SlotTaken,
 }
 
 /// The deployment.
@@ -282,6 +284,9 @@ impl World {
         let sealed = match decode(&reply) {
             HostReply::Reply(reply) => {
                 if let Some(put) = &reply.put {
+                    if put.only_if_empty && self.stored.record(&put.event.slot).is_some() {
+                        return Err(Denied::SlotTaken);
+                    }
                     self.store_put(put);
                 }
                 reply.sealed.to_vec()

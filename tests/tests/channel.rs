@@ -428,6 +428,18 @@ fn plaintexts_that_are_no_request_are_one_refusal() {
     let sent = world.session.seal_plaintext(&own, &right);
     let denied = world.forward(&sent, Class::Put(None)).err();
     assert_eq!(denied, Some(Denied::Client(Refusal::Unauthorised)), "the right form is read");
+    // The host sees a length that says little, whatever the client's author forgot.
+    for (size, expected) in [
+        (signed.len() + 4, FRAME_REFUSED),
+        (511, FRAME_REFUSED),
+        (513, FRAME_REFUSED),
+        (1024, Some(Denied::Client(Refusal::Unauthorised))),
+        (1536, Some(Denied::Client(Refusal::Unauthorised))),
+    ] {
+        let sent = world.session.seal_plaintext(&own, &padded(&signed, size));
+        let denied = world.forward(&sent, Class::Put(None)).err();
+        assert_eq!(denied, expected, "padded to {size} bytes");
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! but a request signed for its exact version, committed by the ledger.
 
 use keyfold_protocol::client::{
-    ApproveDevice, Class, Enroll, GuardBase, KeyKind, Refusal, Request, RevokeDevice, StretchedPin,
-    Success,
+    ApproveDevice, Class, Device, Enroll, GuardBase, KeyKind, Refusal, Request, RevokeDevice,
+    StretchedPin, Success,
 };
 use keyfold_protocol::host::{HostRefusal, HostReply};
 use keyfold_protocol::ids::{Account, AccountId, ChainPoint, Digest, LedgerTag};
@@ -546,6 +546,39 @@ fn a_seventeenth_device_is_refused() {
         .expect("status of a full account");
     let Ok(Success::Status(status)) = opened.outcome() else { panic!("no status") };
     assert_eq!(status.devices.len(), DEVICES);
+}
+
+#[test]
+fn a_key_counts_in_one_role_of_one_device() {
+    let (mut world, mut laptop) = World::enrolled();
+    let (known, new, other) = (laptop.public(), stranger().public(), stranger().public());
+    let with = |device_key, uv_key| Device { device_key, uv_key, ..new.clone() };
+    for (name, device) in [
+        ("one key for both", with(new.device_key, new.device_key)),
+        ("another device's key", with(known.device_key, new.uv_key)),
+        ("another device's key for verified users", with(new.device_key, known.uv_key)),
+        ("another device's key in the other role", with(new.device_key, known.device_key)),
+        ("the other way round", with(known.uv_key, new.uv_key)),
+    ] {
+        let request = Request::ApproveDevice(ApproveDevice { base: world.base(), device });
+        let key = KeyKind::UserVerification;
+        let denied = world.request(&mut laptop, key, &request, Class::Guard).err();
+        assert_eq!(denied, Some(Denied::Client(Refusal::KnownDevice)), "{name}");
+    }
+    let device = with(new.device_key, other.uv_key);
+    let request = Request::ApproveDevice(ApproveDevice { base: world.base(), device });
+    let approved = world.request(&mut laptop, KeyKind::UserVerification, &request, Class::Guard);
+    approved.expect("keys that nobody has");
+}
+
+#[test]
+fn generations_count_from_one() {
+    let mut world = World::new();
+    world.account.generation = 0;
+    let mut device = TestDevice::new("laptop");
+    let request = enroll(&device);
+    let denied = world.request(&mut device, KeyKind::Presence, &request, Class::Enroll).err();
+    assert_eq!(denied, Some(Denied::Client(Refusal::Malformed)));
 }
 
 #[test]

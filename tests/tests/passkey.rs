@@ -232,7 +232,7 @@ fn an_update_is_made_for_one_exact_record() {
     let renamed = world.put(&mut laptop, PRESENCE, &rename).expect("renamed").event;
     let replaced = {
         let digest = bob.put.event.digest;
-        world.create(&mut laptop, RP, "bob").expect("replaced");
+        create_with(&mut world, &mut laptop, UV, "bob", &[-7], None).expect("replaced");
         digest
     };
     let record = |world: &World, created: &Created, version| {
@@ -277,7 +277,14 @@ fn the_same_names_twice_have_two_digests() {
 #[test]
 fn a_creation_replaces_the_users_passkey() {
     let (mut world, mut laptop, first, _) = scene();
-    let second = world.create(&mut laptop, RP, "alice").expect("created again");
+    // Whoever only holds the device makes new ones, and ends none: the host is told to see to it.
+    assert_eq!(world.create(&mut laptop, RP, "alice").err(), Some(Denied::SlotTaken));
+    let asserted = sign_in(&mut world, &mut laptop, UV, &first, None);
+    assert!(verifies(&first, &asserted), "what there was still signs");
+
+    let algorithms = [Algorithm::Es256.cose()];
+    let second = create_with(&mut world, &mut laptop, UV, "alice", &algorithms, None);
+    let second = second.expect("created again");
     assert_eq!(slot(&second), slot(&first), "one slot per user of a relying party");
     assert_ne!(second.credential, first.credential);
     assert_ne!(second.public_key, first.public_key);
@@ -315,7 +322,7 @@ fn the_relying_partys_favourite_algorithm_is_made() {
     ];
     let (mut world, mut laptop) = World::enrolled();
     for (algorithms, expected) in rows {
-        let made = create_with(&mut world, &mut laptop, PRESENCE, "alice", algorithms, None);
+        let made = create_with(&mut world, &mut laptop, UV, "alice", algorithms, None);
         match expected {
             Some(algorithm) => {
                 let created = made.expect("created");
@@ -433,10 +440,13 @@ fn prf_is_an_hmac_of_the_credentials_own_seed() {
 fn prf_needs_user_verification_and_a_question() {
     let inputs = Some(PrfInputs { first: [1; 32], second: Some([2; 32]) });
     let (mut world, mut laptop) = World::enrolled();
-    for (key, asked, answered) in
-        [(PRESENCE, inputs, false), (UV, inputs, true), (PRESENCE, None, false), (UV, None, false)]
-    {
-        let made = create_with(&mut world, &mut laptop, key, "alice", &[-7], asked);
+    for (user, key, asked, answered) in [
+        ("alice", PRESENCE, inputs, false),
+        ("bob", UV, inputs, true),
+        ("carol", PRESENCE, None, false),
+        ("dave", UV, None, false),
+    ] {
+        let made = create_with(&mut world, &mut laptop, key, user, &[-7], asked);
         let created = made.expect("created");
         assert_eq!(created.prf.is_some(), answered, "creation by {key:?}, {asked:?}");
         let asserted = sign_in(&mut world, &mut laptop, key, &created, asked);

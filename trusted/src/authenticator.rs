@@ -21,11 +21,9 @@ pub(crate) fn assertion_data(rp_id: &str, user_verified: bool) -> Bytes<37> {
 }
 
 fn header(rp_id: &str, user_verified: bool, more: u8) -> Bytes<37> {
-    let mut data = [0; 37];
     let flags = FLAGS | more | if user_verified { FLAG_USER_VERIFIED } else { 0 };
-    let bytes = sha256(&[rp_id.as_bytes()]).into_iter().chain([flags]);
-    data.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-    Bytes(data)
+    let counter = [0; 4];
+    Bytes(join([&sha256(&[rp_id.as_bytes()]), &[flags], &counter]))
 }
 
 /// Authenticator data of a registration, with attested credential data.

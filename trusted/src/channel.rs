@@ -58,10 +58,7 @@ impl ChannelKey {
 fn key_schedule_context(info: &[u8]) -> [u8; 65] {
     let psk_id_hash = labeled_extract(&[], b"psk_id_hash", &[]);
     let info_hash = labeled_extract(&[], b"info_hash", info);
-    let mut context = [0; 65];
-    let parts = [MODE_BASE, psk_id_hash.expose(), info_hash.expose()];
-    context.iter_mut().zip(parts.into_iter().flatten()).for_each(|(to, from)| *to = *from);
-    context
+    join([MODE_BASE, psk_id_hash.expose(), info_hash.expose()])
 }
 
 /// RFC 9180 section 4.

@@ -6,7 +6,7 @@ use heapless::Vec;
 use libcrux_ml_kem::mlkem768;
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
-use ring::{aead, digest, hkdf, hmac};
+use ring::{aead, digest, hmac};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
@@ -55,14 +55,11 @@ pub(crate) fn hkdf_extract(salt: &[u8], input: &[&[u8]]) -> Secret {
     Secret::new(hmac_sha256(salt, input))
 }
 
-/// HKDF-Expand to 32 bytes.
+/// HKDF-Expand to 32 bytes: its first block, which is one HMAC over the info and the block's number.
 pub(crate) fn hkdf_expand(key: &Secret, info: &[&[u8]]) -> Secret {
-    let mut output = Zeroizing::new([0; 32]);
-    let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, key.expose());
-    // 32 bytes are one block of HKDF-SHA256; ring refuses only more than 255.
-    let filled = prk.expand(info, hkdf::HKDF_SHA256).and_then(|okm| okm.fill(&mut *output));
-    debug_assert!(filled.is_ok());
-    Secret::new(*output)
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
+    info.iter().chain(&[&[1][..]]).for_each(|part| context.update(part));
+    Secret::new(take(context.sign().as_ref()))
 }
 
 /// AES-256-GCM: encrypts in place and returns the tag.
@@ -175,9 +172,7 @@ impl XWing {
         let x25519 = self.x25519.diffie_hellman(&PublicKey::from(x25519_ct));
         let public = self.public.last_chunk::<32>().ok_or(Failed)?;
         let parts = [&*ml_kem, x25519.as_bytes(), &x25519_ct, public, &b"\\.//^\\"[..]];
-        let mut combined = Zeroizing::new([0; 134]);
-        let mut bytes = parts.into_iter().flatten().copied();
-        combined.iter_mut().for_each(|byte| *byte = bytes.next().unwrap_or_default());
+        let combined: Zeroizing<[u8; 134]> = Zeroizing::new(join(parts));
         Ok(Secret::new(libcrux_sha3::sha256(&*combined)))
     }
 }

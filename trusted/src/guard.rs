@@ -13,8 +13,8 @@ use crate::crypto::{Failed, sha256};
 use crate::keys::{AccountSecret, Secret, in_sealed};
 use crate::platform::{Platform, random};
 use crate::protocol::*;
-use crate::receipt::{self, Entry, FreshlyRead, Recorded};
-use crate::request::{Caller, Stop, Turn, UserVerified};
+use crate::receipt::{self, Entry, Recorded};
+use crate::request::{Caller, FirstDevice, Stop, Turn, UserVerified};
 use crate::seal::{self, Context, Kind, seal, seal_into};
 use crate::sync;
 use crate::vault;
@@ -88,29 +88,26 @@ impl Guard {
         seal::digest(b"keyfold/guard/1", &(account, self))
     }
 
-    /// What Status reports. Only for a guard that the ledger has just confirmed.
-    pub(crate) fn status<P>(&self, turn: &Turn<P>, _: &FreshlyRead) -> Result<AccountStatus, Stop> {
-        let vault = vault::open(turn, self)?;
-        let view =
-            |known: &Registered| DeviceView { id: known.id, name: known.device.name.clone() };
-        Ok(AccountStatus {
-            guard: self.version,
-            audit_head: self.audit_head,
-            anchor: self.floor,
-            vault: vault.point,
-            devices: self.devices.iter().map(view).collect(),
-        })
+    /// A key counts in one role of one device, or revoking the device would not end it, and using it
+    /// would not say who was there.
+    fn register(&mut self, device: Device) -> Result<DeviceId, Refusal> {
+        let Device { device_key, uv_key, .. } = &device;
+        let is_known = |key: &P256PublicKey| {
+            let mut devices = self.devices.iter().map(|known| &known.device);
+            devices.any(|known| known.device_key == *key || known.uv_key == *key)
+        };
+        if device_key == uv_key || is_known(device_key) || is_known(uv_key) {
+            return Err(Refusal::KnownDevice);
+        }
+        let id = device_id(sha256, device_key, uv_key);
+        let added = self.devices.push(Registered { id, device });
+        added.map(|()| id).map_err(|_| Refusal::TooManyDevices)
     }
 
     fn apply(&mut self, edit: Edit) -> Result<(AuditKind, Option<DeviceId>), Refusal> {
         match edit {
             Edit::Add(device, _) => {
-                let id = device_id(sha256, &device.device_key, &device.uv_key);
-                if self.device(&id).is_some() {
-                    return Err(Refusal::KnownDevice);
-                }
-                let full = |_| Refusal::TooManyDevices;
-                self.devices.push(Registered { id, device }).map_err(full)?;
+                let id = self.register(device)?;
                 Ok((AuditKind::DeviceAdded, Some(id)))
             }
             Edit::Remove(id, _) => {
@@ -139,30 +136,32 @@ pub(crate) fn open_live<P>(turn: &Turn<P>) -> Result<Guard, Stop> {
 /// Opens an account: version 1, with a secret of its own. That no earlier version exists is the
 /// ledger's to say, at the append from 0.
 pub(crate) fn enroll<P: Platform>(
-    turn: &mut Turn<P>, caller: &Caller, enroll: &Enroll,
+    turn: &mut Turn<P>, first: FirstDevice, enroll: &Enroll,
 ) -> Result<StagedWrite, Stop> {
     let account = &turn.handle.account;
-    let mut devices = Vec::new();
-    let first = Registered { id: caller.device(), device: enroll.device.clone() };
-    devices.push(first).map_err(|_| Refusal::TooManyDevices)?;
-    let guard = Guard {
+    if account.generation == 0 {
+        return Err(Refusal::Malformed.into());
+    }
+    let mut guard = Guard {
         version: 0,
         secret: AccountSecret::new(random(turn.platform)?),
         pin: turn.keyed.roots.pin_verifier(account, &enroll.pin),
-        devices,
+        devices: Vec::new(),
         home: turn.keyed.home,
         floor: Chain::Vault.genesis(sha256, account),
         audit_head: Chain::Audit.genesis(sha256, account).head,
         blind: [0; 32],
     };
-    stage(turn, caller, guard, AuditKind::Enrolled, None)
+    guard.register(enroll.device.clone())?;
+    stage(turn, first.id(), guard, AuditKind::Enrolled, None)
 }
 
 /// Changes a guard: exactly the version the caller signed for, at exactly the vault it knows.
 pub(crate) fn change<P: Platform>(
-    turn: &mut Turn<P>, caller: &Caller, mut guard: Guard, base: &GuardBase, edit: Edit,
+    turn: &mut Turn<P>, caller: Caller, base: &GuardBase, edit: Edit,
 ) -> Result<StagedWrite, Stop> {
-    let vault = vault::open(turn, &guard)?;
+    let vault = vault::open(turn, &caller)?;
+    let (actor, mut guard) = (caller.device(), caller.into_guard());
     if base.guard != guard.version {
         return Err(Refusal::GuardMoved.into());
     }
@@ -171,19 +170,32 @@ pub(crate) fn change<P: Platform>(
     }
     let (kind, subject) = guard.apply(edit)?;
     guard.floor = vault.point;
-    stage(turn, caller, guard, kind, subject)
+    stage(turn, actor, guard, kind, subject)
+}
+
+/// What Status reports. Only of a guard that the ledger has just confirmed.
+pub(crate) fn status<P>(turn: &Turn<P>, caller: &Caller) -> Result<AccountStatus, Stop> {
+    let guard = caller.confirmed_guard()?;
+    let vault = vault::open(turn, caller)?;
+    let view = |known: &Registered| DeviceView { id: known.id, name: known.device.name.clone() };
+    Ok(AccountStatus {
+        guard: guard.version,
+        audit_head: guard.audit_head,
+        anchor: guard.floor,
+        vault: vault.point,
+        devices: guard.devices.iter().map(view).collect(),
+    })
 }
 
 /// Gives a change its version, its audit event and its seal.
 fn stage<P: Platform>(
-    turn: &mut Turn<P>, caller: &Caller, mut guard: Guard, kind: AuditKind,
+    turn: &mut Turn<P>, actor: DeviceId, mut guard: Guard, kind: AuditKind,
     subject: Option<DeviceId>,
 ) -> Result<StagedWrite, Stop> {
     let account = &turn.handle.account;
     let version = guard.version.checked_add(1).ok_or(Refusal::Malformed)?;
 
     // 1. What happened, chained to all that happened before.
-    let actor = caller.device();
     let subject = subject.unwrap_or(actor);
     let event = AuditEvent { version, kind, actor, subject, host_time: turn.handle.time.0 };
     let before = ChainPoint { version: guard.version, head: guard.audit_head };
@@ -241,7 +253,7 @@ pub(crate) fn commit<P: Platform>(
 
 const GUARD_REPLY: usize = Class::Guard.reply_size(0).saturating_add(SEAL_OVERHEAD);
 
-/// Seals a guard as live. The proof is taken, not borrowed: one receipt, one guard.
+/// Seals a guard as live. Takes the proof, so that no second seal rests on it.
 fn go_live<P: Platform>(
     keyed: &Keyed, platform: &mut P, account: &Account, guard: &Guard, _: Recorded,
 ) -> Result<[u8; seal::GUARD], Failed> {

@@ -7,7 +7,8 @@ use crate::crypto::{hkdf_expand, hmac_sha256};
 use crate::platform::RootKey;
 use crate::protocol::*;
 
-/// Domain labels. Every key derived from another has its line here, and no two share one.
+/// Domain labels. Every stored or long-lived key that is derived from another has its line here, and
+/// no two share one. A session's keys have theirs in the protocol's transcript, a blob's in `seal`.
 mod label {
     pub(super) const ROOT_COMMITMENT: &[u8] = b"keyfold/root/commitment/1";
     pub(super) const ROOT_LEDGER_TAG: &[u8] = b"keyfold/root/ledger-tag/1";

@@ -10,7 +10,7 @@
 //! 3. *A skipped check does not compile.* Functions that need a proof take it as an argument, and
 //!    only the check can make it: `request` and `guard` define the proofs.
 //! 4. *Small.* No allocation, no panic, no `unsafe`; every primitive is called from `crypto`,
-//!    every key comes from the table in `keys`, every stored byte goes through `seal`.
+//!    every stored key comes from the table in `keys`, every stored byte goes through `seal`.
 //!
 //! Read in this order: `core` (phases and the one match), `boot`, `channel`, `request` (who is
 //! asking), `guard` and `receipt` (what the ledger protects), `vault`, `passkey`, `sync`.
@@ -35,7 +35,14 @@ mod vault;
 /// The protocol's vocabulary, in scope in every file of the core.
 mod protocol {
     pub(crate) use keyfold_protocol::{
-        bytes::Bytes, client::*, host::*, ids::*, limits::*, transcript::*, wire, wire::Items,
+        bytes::{Bytes, join},
+        client::*,
+        host::*,
+        ids::*,
+        limits::*,
+        transcript::*,
+        wire,
+        wire::Items,
     };
 }
 

@@ -5,11 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::authenticator::{assertion_data, registration_data};
 use crate::crypto::{Failed, ed25519_public, ed25519_sign, hmac_sha256, p256_generate, p256_sign};
-use crate::guard::Guard;
 use crate::keys::{Secret, in_sealed};
 use crate::platform::{Platform, random};
 use crate::protocol::*;
-use crate::request::{PutWrite, Stop, Turn, UserVerified};
+use crate::request::{Caller, PutWrite, Stop, Turn, UserVerified};
 use crate::seal::{self, Context};
 use crate::vault::{self, Change};
 
@@ -74,8 +73,9 @@ impl Record {
 
 /// Opens a record at its place; a guard older than its floor may not use it.
 pub(crate) fn open<P>(
-    turn: &Turn<P>, guard: &Guard, slot: SlotId, version: Claimed<u64>, sealed: &[u8],
+    turn: &Turn<P>, caller: &Caller, slot: SlotId, version: Claimed<u64>, sealed: &[u8],
 ) -> Result<Record, Stop> {
+    let guard = caller.guard();
     let context = Context::record(&turn.handle.account, slot, version.0);
     let key = guard.secret.record();
     let record: Record = seal::open::<_, { seal::RECORD }>(&key, &context, sealed)
@@ -83,15 +83,16 @@ pub(crate) fn open<P>(
     if guard.version() < record.guard_floor { Err(Refusal::StaleGuard.into()) } else { Ok(record) }
 }
 
-fn open_attached<P>(turn: &Turn<P>, guard: &Guard, slot: SlotId) -> Result<Record, Stop> {
+fn open_attached<P>(turn: &Turn<P>, caller: &Caller, slot: SlotId) -> Result<Record, Stop> {
     let attached = turn.handle.record.as_ref().ok_or(Refusal::NoSuchPasskey)?;
-    open(turn, guard, slot, attached.version, attached.sealed)
+    open(turn, caller, slot, attached.version, attached.sealed)
 }
 
 /// Makes a passkey: a new key, a new credential id, a new PRF seed, in the user's slot.
 pub(crate) fn create<P: Platform>(
-    turn: &mut Turn<P>, guard: &Guard, verified: Option<UserVerified>, request: &CreatePasskey,
+    turn: &mut Turn<P>, caller: &Caller, request: &CreatePasskey,
 ) -> Result<(Created, PutWrite), Stop> {
+    let verified = caller.user_verified().ok();
     let algorithm = Algorithm::choose(&request.algorithms).ok_or(Refusal::UnsupportedAlgorithm)?;
     let (private_key, public_key) = match algorithm {
         Algorithm::Es256 => p256_generate()?,
@@ -110,11 +111,12 @@ pub(crate) fn create<P: Platform>(
         private_key,
         public_key,
         prf_seed: Secret::new(random(turn.platform)?),
-        guard_floor: guard.version(),
+        guard_floor: caller.guard().version(),
         blind: random(turn.platform)?,
     };
-    let slot = guard.secret.slot(&record.rp_id, &record.user_handle);
-    let (put, write) = vault::put(turn, guard, &request.vault, &Change::Put(slot, &record))?;
+    let slot = caller.guard().secret.slot(&record.rp_id, &record.user_handle);
+    let change = Change::Create(slot, &record, verified.as_ref());
+    let (put, write) = vault::put(turn, caller, &request.vault, &change)?;
     let is_verified = verified.is_some();
     let prf = request.prf.as_ref().zip(verified);
     let authenticator_data = registration_data(
@@ -137,21 +139,20 @@ pub(crate) fn create<P: Platform>(
 
 /// Signs in: authenticator data and client data hash under the passkey.
 pub(crate) fn assert<P: Platform>(
-    turn: &Turn<P>, guard: &Guard, verified: Option<UserVerified>, request: &Assert,
+    turn: &Turn<P>, caller: &Caller, request: &Assert,
 ) -> Result<Asserted, Stop> {
     let keyfold_protocol::client::Class::Assert(slot) = turn.handle.class else {
         return Err(Refusal::Malformed.into());
     };
-    let record = open_attached(turn, guard, slot)?;
+    let verified = caller.user_verified().ok();
+    let record = open_attached(turn, caller, slot)?;
     let matched = record.match_rp(&request.rp_id, &request.credential)?;
     let authenticator_data = assertion_data(&record.rp_id, verified.is_some());
-    let mut message = [0; 37 + 32];
-    let bytes = authenticator_data.0.iter().chain(&request.client_data_hash);
-    message.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    let message: [u8; 69] = join([&authenticator_data.0, &request.client_data_hash]);
     let signature = record.sign(&message, &matched)?;
     let prf = request.prf.as_ref().zip(verified);
     Ok(Asserted {
-        guard: guard.version(),
+        guard: caller.guard().version(),
         authenticator_data,
         signature,
         user_handle: record.user_handle.clone(),
@@ -162,12 +163,12 @@ pub(crate) fn assert<P: Platform>(
 /// The attached record under other names, if it is exactly the one the caller meant: everything
 /// else is copied.
 pub(crate) fn rename<P: Platform>(
-    turn: &mut Turn<P>, guard: &Guard, request: UpdatePasskey,
+    turn: &mut Turn<P>, caller: &Caller, request: UpdatePasskey,
 ) -> Result<Record, Stop> {
-    let record = open_attached(turn, guard, request.slot)?;
+    let record = open_attached(turn, caller, request.slot)?;
     if record.digest()? != request.record {
         return Err(Refusal::RecordChanged.into());
     }
     let blind = random(turn.platform)?;
-    Ok(Record { names: request.names, guard_floor: guard.version(), blind, ..record })
+    Ok(Record { names: request.names, guard_floor: caller.guard().version(), blind, ..record })
 }

@@ -27,12 +27,13 @@ impl RootKey {
     }
 }
 
-/// Randomness, attestation, and the one RSA decryption of a boot.
+/// Randomness, attestation, and the one RSA decryption of a boot. P-256 keys and nonces alone do not
+/// come through here: ring draws them itself, from the same generator.
 pub trait Platform {
     /// Fills `bytes` from the operating system's generator.
     ///
     /// # Errors
-    /// When there is no randomness: the core then does nothing at all.
+    /// When there is no randomness: the core then makes nothing and seals no reply.
     fn random(&mut self, bytes: &mut [u8]) -> Result<(), PlatformError>;
 
     /// A fresh SEV-SNP attestation report over `report_data`, at VMPL 0.

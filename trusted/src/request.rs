@@ -12,7 +12,7 @@ use crate::protocol::*;
 use crate::receipt::{self, Entry, FreshlyRead};
 use crate::seal::{self, seal_into};
 use crate::sync;
-use crate::vault;
+use crate::vault::{self, Change};
 
 /// Everything one request may look at.
 pub(crate) struct Turn<'a, P> {
@@ -38,6 +38,7 @@ pub(crate) struct PutWrite {
     pub(crate) event: Event,
     pub(crate) vault: [u8; seal::VAULT],
     pub(crate) record: Option<[u8; seal::RECORD]>,
+    pub(crate) only_if_empty: bool,
 }
 
 /// Why a request came to nothing: the client's business, sealed, or the host's.
@@ -94,8 +95,9 @@ pub(crate) fn answer<P: Platform>(
 
 impl PutWrite {
     fn for_host(&self) -> Put<'_> {
-        let record = self.record.as_ref().map(|record| &record[..]);
-        Put { guard: self.guard, event: self.event, vault: &self.vault, record }
+        let Self { guard, event, ref vault, ref record, only_if_empty } = *self;
+        let record = record.as_ref().map(|record| &record[..]);
+        Put { guard, event, vault, record, only_if_empty }
     }
 }
 
@@ -109,6 +111,10 @@ fn open_frame<'a, P>(
     let aad = request_aad(&turn.session.id, &turn.handle.account);
     let plaintext = aead_open(&turn.session.request_key, nonce, &aad, sealed);
     let plaintext = plaintext.map_err(|_| HostRefusal::Frame)?;
+    // A client that does not pad tells the host what it asks for: it never gets to work.
+    if !plaintext.len().is_multiple_of(REQUEST_STEP) {
+        return Err(HostRefusal::Frame);
+    }
     wire::decode_padded(plaintext).map_err(|_| HostRefusal::Frame)
 }
 
@@ -130,54 +136,50 @@ fn perform<'a, P: Platform>(
         return Err(Refusal::Malformed.into());
     }
     if let Request::Enroll(request) = &request {
-        let caller = first_device(turn, signed, request)?;
-        return guard::enroll(turn, &caller, request).map(Answer::Staged);
+        let first = first_device(turn, signed, request)?;
+        return guard::enroll(turn, first, request).map(Answer::Staged);
     }
-    let guard = guard::open_live(turn)?;
-    let caller = authenticate(turn, signed, &guard)?;
-    let fresh = fresh_read(turn, &guard)?;
+    let caller = authenticate(turn, signed)?;
     let staged = match request {
         // Answered above: it is the one request without a guard.
         Request::Enroll(_) => return Err(Refusal::Malformed.into()),
         Request::ApproveDevice(ApproveDevice { base, device }) => {
             let edit = Edit::Add(device, caller.user_verified()?);
-            guard::change(turn, &caller, guard, &base, edit)
+            guard::change(turn, caller, &base, edit)
         }
         Request::RevokeDevice(RevokeDevice { base, device }) => {
             let edit = Edit::Remove(device, caller.user_verified()?);
-            guard::change(turn, &caller, guard, &base, edit)
+            guard::change(turn, caller, &base, edit)
         }
-        Request::Anchor(base) => guard::change(turn, &caller, guard, &base, Edit::Anchor),
-        Request::Touch(named) => return put(turn, &guard, &named, &vault::Change::Touch),
+        Request::Anchor(base) => guard::change(turn, caller, &base, Edit::Anchor),
+        Request::Touch(named) => return put(turn, &caller, &named, &Change::Touch),
         Request::DeletePasskey(DeletePasskey { vault, slot }) => {
-            let change = vault::Change::Delete(slot, caller.user_verified()?);
-            return put(turn, &guard, &vault, &change);
+            let change = Change::Delete(slot, caller.user_verified()?);
+            return put(turn, &caller, &vault, &change);
         }
         Request::CreatePasskey(request) => {
-            let verified = caller.user_verified().ok();
-            let (created, write) = passkey::create(turn, &guard, verified, &request)?;
+            let (created, write) = passkey::create(turn, &caller, &request)?;
             return Ok(Answer::Put(Success::Created(created), write));
         }
         Request::UpdatePasskey(request) => {
             let (vault, slot) = (request.vault, request.slot);
-            let record = passkey::rename(turn, &guard, request)?;
-            return put(turn, &guard, &vault, &vault::Change::Put(slot, &record));
+            let record = passkey::rename(turn, &caller, request)?;
+            return put(turn, &caller, &vault, &Change::Update(slot, &record));
         }
         Request::Assert(request) => {
-            let asserted = passkey::assert(turn, &guard, caller.user_verified().ok(), &request)?;
+            let asserted = passkey::assert(turn, &caller, &request)?;
             return Ok(Answer::Read(Success::Asserted(asserted)));
         }
         Request::Sync(from) => {
-            let page = sync::vault_page(turn, &guard, &from, items)?;
+            let page = sync::vault_page(turn, &caller, &from, items)?;
             return Ok(Answer::Read(Success::Synced(page)));
         }
         Request::Status => {
-            let status = guard.status(turn, &fresh.ok_or(Refusal::NotFresh)?)?;
+            let status = guard::status(turn, &caller)?;
             return Ok(Answer::Read(Success::Status(status)));
         }
         Request::Audit(from) => {
-            let fresh = fresh.ok_or(Refusal::NotFresh)?;
-            let page = sync::audit_page(turn, &guard, &fresh, &from, items)?;
+            let page = sync::audit_page(turn, &caller, &from, items)?;
             return Ok(Answer::Read(Success::Audited(page)));
         }
     };
@@ -186,24 +188,38 @@ fn perform<'a, P: Platform>(
 
 /// A put that answers with nothing but where the vault stands.
 fn put<'a, P: Platform>(
-    turn: &mut Turn<P>, guard: &Guard, named: &ChainPoint, change: &vault::Change,
+    turn: &mut Turn<P>, caller: &Caller, named: &ChainPoint, change: &Change,
 ) -> Result<Answer<'a>, Stop> {
-    let (done, write) = vault::put(turn, guard, named, change)?;
+    let (done, write) = vault::put(turn, caller, named, change)?;
     Ok(Answer::Put(Success::Put(done), write))
 }
 
-/// A registered device that signed this request, in this session, for this account.
+/// A registered device that signed this request, in this session, for this account; and the live
+/// guard it is registered in. Nothing of an account is read or changed without one.
 pub(crate) struct Caller {
     device: DeviceId,
     key: KeyKind,
+    guard: Guard,
+    fresh: Option<FreshlyRead>,
 }
 
 /// The caller signed with the key that its device releases to a verified user only.
 pub(crate) struct UserVerified(());
 
+/// The device that an Enroll registers has signed it.
+pub(crate) struct FirstDevice(DeviceId);
+
 impl Caller {
     pub(crate) const fn device(&self) -> DeviceId {
         self.device
+    }
+
+    pub(crate) const fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    pub(crate) fn into_guard(self) -> Guard {
+        self.guard
     }
 
     pub(crate) fn user_verified(&self) -> Result<UserVerified, Refusal> {
@@ -212,37 +228,51 @@ impl Caller {
             KeyKind::Presence => Err(Refusal::UserVerificationRequired),
         }
     }
+
+    /// The guard, if the ledger has confirmed it after this very request was made.
+    pub(crate) fn confirmed_guard(&self) -> Result<&Guard, Refusal> {
+        match self.fresh {
+            Some(FreshlyRead { .. }) => Ok(&self.guard),
+            None => Err(Refusal::NotFresh),
+        }
+    }
 }
 
-fn authenticate<P>(
-    turn: &Turn<P>, signed: &SignedRequest, guard: &Guard,
-) -> Result<Caller, Refusal> {
+impl FirstDevice {
+    pub(crate) const fn id(&self) -> DeviceId {
+        self.0
+    }
+}
+
+fn authenticate<P>(turn: &Turn<P>, signed: &SignedRequest) -> Result<Caller, Stop> {
+    let guard = guard::open_live(turn)?;
     if guard.version() < signed.guard_seen {
-        return Err(Refusal::StaleGuard);
+        return Err(Refusal::StaleGuard.into());
     }
     let device = guard.device(&signed.device).ok_or(Refusal::Unauthorised)?;
     let key = match signed.key {
         KeyKind::Presence => &device.device_key,
         KeyKind::UserVerification => &device.uv_key,
     };
-    check_signature(turn, signed, key)
+    check_signature(turn, signed, key)?;
+    let fresh = fresh_read(turn, &guard)?;
+    Ok(Caller { device: signed.device, key: signed.key, guard, fresh })
 }
 
-/// The caller of an Enroll is the device it registers.
 fn first_device<P>(
     turn: &Turn<P>, signed: &SignedRequest, enroll: &Enroll,
-) -> Result<Caller, Refusal> {
+) -> Result<FirstDevice, Refusal> {
     let device = &enroll.device;
     let id = device_id(sha256, &device.device_key, &device.uv_key);
     if signed.device != id || signed.key != KeyKind::Presence {
         return Err(Refusal::Unauthorised);
     }
-    check_signature(turn, signed, &device.device_key)
+    check_signature(turn, signed, &device.device_key).map(|()| FirstDevice(id))
 }
 
 fn check_signature<P>(
     turn: &Turn<P>, signed: &SignedRequest, key: &P256PublicKey,
-) -> Result<Caller, Refusal> {
+) -> Result<(), Refusal> {
     let context = SignedContext {
         binding: turn.session.binding.expose(),
         counter: turn.handle.counter,
@@ -251,10 +281,7 @@ fn check_signature<P>(
         guard_seen: signed.guard_seen,
     };
     let message = signed_bytes(sha256, &context, signed.request);
-    match p256_verify(key, &message, &signed.signature) {
-        Ok(()) => Ok(Caller { device: signed.device, key: signed.key }),
-        Err(Failed) => Err(Refusal::Unauthorised),
-    }
+    p256_verify(key, &message, &signed.signature).map_err(|Failed| Refusal::Unauthorised)
 }
 
 /// The proof that the ledger stood at this guard after this very frame was made, where the host

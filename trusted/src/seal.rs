@@ -1,8 +1,9 @@
 //! Sealed blobs: how everything the host stores is encrypted.
 //!
 //! A blob is `salt(32) ‖ ciphertext ‖ tag(16)`. Its key is HKDF(type key, salt, context), so no key
-//! ever meets two plaintexts and the nonce can be zero; its context {kind, account, object,
-//! version} is also the AAD. Opening under any other context fails, and every failure is the same.
+//! ever meets two plaintexts and the nonce can be zero. Of what is stored, the context says which
+//! object it is, and is the AAD as well; opening under any other context fails, and every failure is
+//! the same. A reply's context is [`REPLY_SEAL`]: its key is of one frame alone.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,19 +63,17 @@ impl<'a> Context<'a> {
         Self { kind: Kind::Record, account, object: slot, version }
     }
 
-    fn bytes(&self) -> [u8; 96] {
-        let mut context = [0; 96];
-        let parts: [&[u8]; 6] = [
-            b"keyfold/seal/1\0",
+    /// `label(14) ‖ kind(1) ‖ account id(32) ‖ generation(4) ‖ object(32) ‖ version(8)`, numbers
+    /// big-endian.
+    fn bytes(&self) -> [u8; 91] {
+        join([
+            b"keyfold/seal/1",
             &[self.kind.code()],
             &self.account.id.0,
             &self.account.generation.to_be_bytes(),
             &self.object.0,
             &self.version.to_be_bytes(),
-        ];
-        let bytes = parts.into_iter().flatten();
-        context.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        context
+        ])
     }
 }
 
@@ -122,8 +121,8 @@ fn blob_key(base_key: &Secret, info: &[u8], salt: &[u8; SALT]) -> Secret {
     hkdf_expand(&hkdf_extract(salt, &[base_key.expose()]), &[info])
 }
 
-/// SHA-256 of a label and a plaintext's encoding. Every plaintext that is named by its digest
-/// carries 32 random bytes, so the digest gives nothing away.
+/// SHA-256 of a label and a plaintext's encoding. Guards and records carry 32 random bytes, so that
+/// their digests, which the host sees, give nothing away; an audit event's stays sealed.
 pub(crate) fn digest<T: Serialize>(label: &[u8], value: &T) -> Result<Digest, Failed> {
     let mut encoded = [0; GUARD_PADDED];
     let used = wire::encode(value, &mut encoded).map_err(|_| Failed)?;

@@ -4,11 +4,9 @@
 //! it leads; only a client that has reached the sealed point, page by page, is in sync.
 
 use crate::crypto::{Failed, sha256};
-use crate::guard::Guard;
 use crate::passkey;
 use crate::protocol::*;
-use crate::receipt::FreshlyRead;
-use crate::request::{Stop, Turn};
+use crate::request::{Caller, Stop, Turn};
 use crate::seal::{self, Context, Kind};
 use crate::vault;
 
@@ -71,16 +69,16 @@ impl<'a> Page<'a> {
 
 /// A page of vault events with the passkeys they left.
 pub(crate) fn vault_page<'a, P>(
-    turn: &Turn<P>, guard: &Guard, from: &ChainPoint, buffer: &'a mut [u8],
+    turn: &Turn<P>, caller: &Caller, from: &ChainPoint, buffer: &'a mut [u8],
 ) -> Result<Synced<'a>, Stop> {
-    let account = &turn.handle.account;
-    let vault = vault::open(turn, guard)?;
+    let (account, guard) = (&turn.handle.account, caller.guard());
+    let vault = vault::open(turn, caller)?;
     let mut walk = Walk::start(Chain::Vault, account, from, &vault.point, &guard.floor)?;
     let mut page = Page { buffer, used: 0 };
     for attached in turn.handle.events {
         let attached = attached.map_err(|_| HostRefusal::Malformed)?;
         walk.step(&attached.event)?;
-        let passkey = view(turn, guard, &attached)?;
+        let passkey = view(turn, caller, &attached)?;
         page.push(&SyncedEvent { event: attached.event, passkey })?;
     }
     let (guard, vault, cursor) = (guard.version(), vault.point, walk.at);
@@ -88,23 +86,24 @@ pub(crate) fn vault_page<'a, P>(
 }
 
 fn view<P>(
-    turn: &Turn<P>, guard: &Guard, attached: &AttachedEvent,
+    turn: &Turn<P>, caller: &Caller, attached: &AttachedEvent,
 ) -> Result<Option<PasskeyView>, Stop> {
     let (Action::Put, Some(sealed)) = (attached.event.action, attached.record) else {
         return Ok(None);
     };
     let event = &attached.event;
-    let record = passkey::open(turn, guard, event.slot, Claimed(event.version), sealed)?;
+    let record = passkey::open(turn, caller, event.slot, Claimed(event.version), sealed)?;
     if record.digest()? != event.digest {
         return Err(Refusal::BrokenChain.into());
     }
     Ok(Some(record.view()))
 }
 
-/// A page of the guard's history. Only for a guard that the ledger has just confirmed.
+/// A page of the guard's history. Only of a guard that the ledger has just confirmed.
 pub(crate) fn audit_page<'a, P>(
-    turn: &Turn<P>, guard: &Guard, _: &FreshlyRead, from: &ChainPoint, buffer: &'a mut [u8],
+    turn: &Turn<P>, caller: &Caller, from: &ChainPoint, buffer: &'a mut [u8],
 ) -> Result<Audited<'a>, Stop> {
+    let guard = caller.confirmed_guard()?;
     let account = &turn.handle.account;
     let end = ChainPoint { version: guard.version(), head: guard.audit_head };
     let mut walk = Walk::start(Chain::Audit, account, from, &end, &end)?;

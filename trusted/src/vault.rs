@@ -6,11 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::sha256;
-use crate::guard::Guard;
 use crate::passkey::Record;
 use crate::platform::{Platform, random};
 use crate::protocol::*;
-use crate::request::{PutWrite, Stop, Turn, UserVerified};
+use crate::request::{Caller, PutWrite, Stop, Turn, UserVerified};
 use crate::seal::{self, Context, Kind, seal};
 
 /// Where an account's event chain stands.
@@ -22,8 +21,8 @@ pub(crate) struct Vault {
 }
 
 /// The vault the host attached, neither older than the guard knows nor newer than the guard.
-pub(crate) fn open<P>(turn: &Turn<P>, guard: &Guard) -> Result<Vault, Stop> {
-    let account = &turn.handle.account;
+pub(crate) fn open<P>(turn: &Turn<P>, caller: &Caller) -> Result<Vault, Stop> {
+    let (account, guard) = (&turn.handle.account, caller.guard());
     let vault = match &turn.handle.vault {
         Some(attached) => {
             let context = Context::sole(Kind::Vault, account, attached.version.0);
@@ -44,8 +43,11 @@ pub(crate) fn open<P>(turn: &Turn<P>, guard: &Guard) -> Result<Vault, Stop> {
 
 /// What a put does to its slot.
 pub(crate) enum Change<'a> {
-    /// The slot holds this record from now on.
-    Put(SlotId, &'a Record),
+    /// The slot holds this new passkey from now on. Over another one, only for a verified user:
+    /// that ends the other. Whether there is one the host knows, and it could end them all anyway.
+    Create(SlotId, &'a Record, Option<&'a UserVerified>),
+    /// The slot holds this version of its passkey from now on.
+    Update(SlotId, &'a Record),
     /// The slot is empty from now on: for a verified user only.
     Delete(SlotId, UserVerified),
     /// Only the vault's guard floor rises.
@@ -54,18 +56,18 @@ pub(crate) enum Change<'a> {
 
 /// Appends one event to the vault, which must stand at exactly the point the caller named.
 pub(crate) fn put<P: Platform>(
-    turn: &mut Turn<P>, guard: &Guard, named: &ChainPoint, change: &Change,
+    turn: &mut Turn<P>, caller: &Caller, named: &ChainPoint, change: &Change,
 ) -> Result<(PutDone, PutWrite), Stop> {
-    let vault = open(turn, guard)?;
+    let vault = open(turn, caller)?;
     if *named != vault.point {
         return Err(Refusal::SyncFirst.into());
     }
-    let account = &turn.handle.account;
+    let (account, guard) = (&turn.handle.account, caller.guard());
     let version = vault.point.version.checked_add(1).ok_or(Refusal::Malformed)?;
     // Random, lest the same event made again under another guard lead to the same point.
     let unique = Digest(random(turn.platform)?);
     let (slot, action, digest, record) = match change {
-        Change::Put(slot, record) => {
+        Change::Create(slot, record, _) | Change::Update(slot, record) => {
             let context = Context::record(account, *slot, version);
             let sealed = seal(turn.platform, &guard.secret.record(), &context, *record)?;
             (*slot, Action::Put, record.digest()?, Some(sealed))
@@ -79,5 +81,6 @@ pub(crate) fn put<P: Platform>(
     let context = Context::sole(Kind::Vault, account, version);
     let sealed = seal(turn.platform, &guard.secret.vault(), &context, &moved)?;
     let done = PutDone { guard: guard.version(), event, vault: point };
-    Ok((done, PutWrite { guard: guard.version(), event, vault: sealed, record }))
+    let only_if_empty = matches!(change, Change::Create(_, _, None));
+    Ok((done, PutWrite { guard: guard.version(), event, vault: sealed, record, only_if_empty }))
 }

@@ -194,6 +194,11 @@ pub struct Limits {
     pub connections: usize,
     /// Enrolments and other freshly authenticated changes per account and hour.
     pub fresh_operations_per_hour: u32,
+    /// Other changes per account and minute: whoever holds one device cannot, by changing all the
+    /// time, keep the others from striking it off.
+    pub changes_per_minute: u32,
+    /// Sessions per account and minute: the enclave's table has room for so many.
+    pub sessions_per_minute: u32,
     /// Requests that may wait for one enclave link; beyond, clients are told to come back.
     pub enclave_queue: usize,
     /// For a request's header, and again for its body, to arrive.
@@ -209,6 +214,8 @@ impl Default for Limits {
         Self {
             connections: 10_000,
             fresh_operations_per_hour: 20,
+            changes_per_minute: 60,
+            sessions_per_minute: 60,
             enclave_queue: 2048,
             arrival_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(20),
@@ -335,8 +342,14 @@ impl Config {
         if self.limits.connections == 0 || self.limits.enclave_queue == 0 {
             return Err("limits.connections and limits.enclave_queue must not be 0".into());
         }
-        if self.limits.fresh_operations_per_hour == 0 {
-            return Err("limits.fresh_operations_per_hour = 0 would refuse every enrolment".into());
+        for (name, limit) in [
+            ("fresh_operations_per_hour", self.limits.fresh_operations_per_hour),
+            ("changes_per_minute", self.limits.changes_per_minute),
+            ("sessions_per_minute", self.limits.sessions_per_minute),
+        ] {
+            if limit == 0 {
+                return Err(format!("limits.{name} = 0 would refuse everybody"));
+            }
         }
         if self.identity.issuer.is_empty() || self.identity.audience.is_empty() {
             return Err("identity.issuer and identity.audience must not be empty".into());

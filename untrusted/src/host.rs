@@ -86,7 +86,7 @@ impl Builder {
             identity: identity.clone(),
             metrics: metrics.clone(),
             fresh_read: config.deployment.fresh_read,
-            fresh_operations_per_hour: config.limits.fresh_operations_per_hour,
+            limits: config.limits.clone(),
         });
         background.spawn(service.clone().keep_recovering());
         background.spawn(watch_ledger(ledger));

@@ -74,6 +74,9 @@ kinds! {
     /// The guard has moved on.
     GuardMoved 409 "guard-moved" "The account's guard has moved on"
         "Fetch Status, then sign the request again for the version it shows.";
+    /// The user has a passkey at this relying party, and the request was not a verified user's.
+    PasskeyExists 409 "passkey-exists" "The user has a passkey there already"
+        "Replacing it ends the old one on every device: sign the request with the user-verification key.";
     /// Somebody wrote there before.
     PairingTaken 409 "pairing-taken" "Already written"
         "A pairing's side is written once: start a new pairing.";

@@ -94,9 +94,10 @@ impl Client {
     }
 
     /// Makes a passkey at a relying party, replacing an earlier one of the same user there.
-    /// [`KeyKind::UserVerification`] sets the flag UV, and is what PRF results need.
+    /// [`KeyKind::UserVerification`] sets the flag UV, and is what PRF results need, and replacing.
     ///
     /// # Errors
+    /// [`Error::Host`] with `passkey-exists`: with [`KeyKind::Presence`] nothing is replaced;
     /// [`Error::Refused`] with `UnsupportedAlgorithm`; [`Error::Contended`]; as [`Client::sync`].
     pub async fn create_passkey(&self, new: &NewPasskey, key: KeyKind) -> Result<Created, Error> {
         let known = |id: &i32| keyfold_protocol::client::Algorithm::choose(&[*id]).is_some();

@@ -76,6 +76,15 @@ pub enum WebAuthnError {
         /// Where.
         rp_id: String,
     },
+    /// The user has a passkey there, which a device's presence alone must not end.
+    #[error(
+        "this user of {rp_id} has a passkey; making another ends it on every device, which needs user \
+         verification: unlock this device's user-verification key"
+    )]
+    Replaces {
+        /// Where.
+        rp_id: String,
+    },
     /// The account has no passkey that fits.
     #[error(
         "no passkey of this account fits {rp_id} and its allow list; create one, or use the \
@@ -112,6 +121,7 @@ impl WebAuthnError {
             | Self::NoPasskey { .. }
             | Self::Choose(_)
             | Self::VerificationRequired
+            | Self::Replaces { .. }
             | Self::Client(_) => "NotAllowedError",
         }
     }

@@ -133,7 +133,9 @@ impl From<WebAuthnError> for Failure {
             WebAuthnError::Excluded { .. } => (Exit::Refused, "excluded"),
             WebAuthnError::NoPasskey { .. } => (Exit::Refused, "no-passkey"),
             WebAuthnError::Choose(_) => (Exit::Person, "choose"),
-            WebAuthnError::VerificationRequired => (Exit::Device, "locked"),
+            WebAuthnError::VerificationRequired | WebAuthnError::Replaces { .. } => {
+                (Exit::Device, "locked")
+            }
             _ => (Exit::Refused, "webauthn"),
         };
         let failure = match error {

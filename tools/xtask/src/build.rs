@@ -29,30 +29,27 @@ impl Profile {
     }
 }
 
-/// The programs of a deployment on this machine. The enclave is built alone, so that no other
-/// package's features reach it.
+/// The programs of a deployment on this machine.
 pub(crate) fn development(profile: Profile) -> Result<()> {
-    let build = |arguments: &[&str]| {
-        let mut cargo = shell::cargo();
-        cargo.args(["build", "--locked", "--profile", profile.name()]).args(arguments);
-        shell::run(&mut cargo)
-    };
-    build(&[
-        "--package",
-        "keyfold-trusted",
-        "--features",
-        "simulated",
-        "--bin",
-        "keyfold-enclave",
-    ])?;
-    build(&["--package", "keyfold-host"])?;
-    build(&["--package", "keyfold-dev-cloud"])?;
-    build(&["--package", "keyfold", "--features", "development"])
+    enclave(profile)?;
+    build(profile, &["--package", "keyfold-host"])?;
+    build(profile, &["--package", "keyfold-dev-cloud"])?;
+    build(profile, &["--package", "keyfold", "--features", "development"])
+}
+
+/// The enclave with the simulated chip. Built alone, so that no other package's features reach it.
+pub(crate) fn enclave(profile: Profile) -> Result<()> {
+    let program = ["--package", "keyfold-trusted", "--bin", "keyfold-enclave"];
+    build(profile, &[&program[..], &["--features", "simulated"]].concat())
 }
 
 /// The program that tells the demo's story.
 pub(crate) fn demo(profile: Profile) -> Result<()> {
+    build(profile, &["--package", "keyfold-local"])
+}
+
+fn build(profile: Profile, arguments: &[&str]) -> Result<()> {
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--locked", "--profile", profile.name(), "--package", "keyfold-local"]);
+    cargo.args(["build", "--locked", "--profile", profile.name()]).args(arguments);
     shell::run(&mut cargo)
 }

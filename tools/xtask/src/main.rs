@@ -35,7 +35,7 @@ enum Task {
     },
     /// Install what the tests need, then run all of them.
     Test {
-        /// Only these steps: tools, format, lint, budget, build, tests, documentation, fuzz
+        /// Only these steps: tools, format, lint, budget, enclave, tests, documentation, fuzz
         steps: Vec<String>,
     },
     /// Build the programs of a deployment on this machine.

@@ -15,7 +15,7 @@ const STEPS: [Step; 8] = [
     ("format", format),
     ("lint", lint),
     ("budget", || budget::run(false)),
-    ("build", || build::development(Profile::Fast)),
+    ("enclave", || build::enclave(Profile::Fast)),
     ("tests", nextest),
     ("documentation", documentation),
     ("fuzz", || fuzz(10)),
@@ -81,7 +81,13 @@ fn lint() -> Result<()> {
     // What unified features hide: each of these as it is built alone.
     clippy(&["--package", "keyfold-trusted", "--no-default-features", "--lib"])?;
     clippy(&["--package", "keyfold-trusted"])?;
-    clippy(&["--package", "keyfold-attestation-policy", "--all-targets"])
+    clippy(&["--package", "keyfold-attestation-policy", "--all-targets"])?;
+    // Packages of their own, with this workspace's versions.
+    for folder in ["tests/fuzz", "tests/no-alloc"] {
+        let manifest = format!("{folder}/Cargo.toml");
+        clippy(&["--manifest-path", &manifest])?;
+    }
+    Ok(())
 }
 
 fn nextest() -> Result<()> {
@@ -90,7 +96,8 @@ fn nextest() -> Result<()> {
         cargo.args(["nextest", "run", "--locked", "--cargo-profile", "fast"]).args(arguments);
         shell::run(&mut cargo)
     };
-    nextest(&["--workspace"])?;
+    // Host, dev cloud and command line are built on the way, with everybody's features: once.
+    nextest(&["--workspace", "--features", "keyfold/development"])?;
     // Without `development`, which other packages' tests turn on: release builds refuse more.
     nextest(&["--package", "keyfold-attestation-policy"])
 }

@@ -5,6 +5,7 @@
 //! back to the client, never around it.
 
 use crate::clock::unix_now;
+use crate::config::Limits;
 use crate::enclave::{Links, Live, items, unexpected};
 use crate::identity::{Identity, Person, sha256};
 use crate::ledger::{Ledger, LedgerError};
@@ -23,6 +24,7 @@ use keyfold_protocol::limits;
 use keyfold_protocol::wire::{self, Items};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 mod changes;
@@ -37,7 +39,11 @@ pub struct Service {
     parts: Parts,
     /// Tells open event streams.
     pub changes: Changes,
-    rates: Rates,
+    /// Enrolments and other changes that need a fresh sign-in.
+    fresh_changes: Rates,
+    /// All other changes.
+    changes_made: Rates,
+    sessions: Rates,
     settling: Mutex<HashSet<StagedKey>>,
     recover_soon: Notify,
 }
@@ -56,18 +62,21 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Which requests read the ledger.
     pub fresh_read: FreshRead,
-    /// Per account.
-    pub fresh_operations_per_hour: u32,
+    /// What one account may ask for.
+    pub limits: Limits,
 }
 
 impl Service {
     /// Ready to serve as soon as a link is.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let rates = Rates::per_hour(parts.fresh_operations_per_hour);
+        let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+        let limits = &parts.limits;
         Arc::new(Self {
+            fresh_changes: Rates::new(limits.fresh_operations_per_hour, hour),
+            changes_made: Rates::new(limits.changes_per_minute, minute),
+            sessions: Rates::new(limits.sessions_per_minute, minute),
             parts,
             changes: Changes::default(),
-            rates,
             settling: Mutex::default(),
             recover_soon: Notify::new(),
         })
@@ -84,6 +93,7 @@ impl Service {
             Some((key, enc)) if enc.len() == limits::ENCAPSULATED_KEY => (ChannelKeyId(*key), enc),
             _ => return Err(Kind::Malformed.because("A session takes 32 + 1120 bytes")),
         };
+        self.sessions.take(&person.id)?;
         match self.parts.links.by_key(&key) {
             Some(live) => live.open_session(person.id, enc).await,
             None if self.parts.links.any().is_none() => Err(Kind::EnclaveStarting.into()),
@@ -132,8 +142,8 @@ impl Service {
         }
         let live = self.parts.links.by_session(&session, &person.id);
         let live = live.ok_or(Kind::SessionUnknown)?;
-        if matches!(envelope.class, Class::Enroll | Class::GuardFresh) {
-            self.rates.take(&person.id)?;
+        if matches!(envelope.class, Class::Put(_) | Class::Guard) {
+            self.changes_made.take(&person.id)?;
         }
         // 2. What the core needs.
         let loaded = self.load(&envelope).await?;
@@ -152,6 +162,9 @@ impl Service {
     async fn load(&self, envelope: &Envelope<'_>) -> Result<Loaded, Problem> {
         let want = wanted(envelope.class);
         let loaded = self.parts.storage.load(&envelope.account, want).await.map_err(stored)?;
+        if envelope.class == Class::Enroll && envelope.account.generation != 1 {
+            return Err(Kind::Malformed.because("An account opens at generation 1"));
+        }
         match (envelope.class == Class::Enroll, loaded.guard.is_some()) {
             (true, true) => Err(Kind::GuardMoved.because("The account is open already")),
             (false, false) => Err(Kind::AccountUnknown.into()),
@@ -221,16 +234,22 @@ impl Service {
                         event: put.event,
                         vault: reply.slice_ref(put.vault),
                         record: put.record.map(|record| reply.slice_ref(record)),
+                        only_if_empty: put.only_if_empty,
                     };
                     match self.parts.storage.put(write).await.map_err(stored)? {
                         PutOutcome::Done => self.changes.notify(&account.id),
                         PutOutcome::GuardMoved => return Err(Kind::GuardMoved.into()),
                         PutOutcome::VaultMoved => return Err(Kind::SyncFirst.into()),
+                        PutOutcome::SlotTaken => return Err(Kind::PasskeyExists.into()),
                     }
                 }
                 Ok(reply.slice_ref(answer.sealed))
             }
             Ok(HostReply::Staged(staged)) => {
+                // Not before: what the core refuses costs its caller none of these few.
+                if envelope.class != Class::Guard {
+                    self.fresh_changes.take(&account.id)?;
+                }
                 let row = StagedGuard {
                     key: StagedKey {
                         tag: staged.tag,

@@ -18,9 +18,9 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    pub(super) fn per_hour(count: u32) -> Self {
-        let pause = Duration::from_secs(3600) / count.max(1);
-        Self { pause, burst: count, buckets: Mutex::default() }
+    /// So many in `period`, or all of them at once after a long rest.
+    pub(super) fn new(count: u32, period: Duration) -> Self {
+        Self { pause: period / count.max(1), burst: count, buckets: Mutex::default() }
     }
 
     /// One more for this account, or how long to wait.
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_one_per_pause_for_each_account() {
-        let rates = Rates::per_hour(3);
+        let rates = Rates::new(3, Duration::from_secs(3600));
         let (one, other) = (AccountId([1; 32]), AccountId([2; 32]));
         let start = Instant::now();
         for _ in 0..3 {

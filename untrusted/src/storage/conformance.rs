@@ -24,6 +24,7 @@ pub async fn run(store: Arc<dyn Storage>) {
     diverged_stores_are_left_alone(store).await;
     generations_are_separate_accounts(store).await;
     put_is_a_compare_and_set(store).await;
+    a_put_replaces_a_record_only_if_it_may(store).await;
     a_put_writes_everything_or_nothing(store).await;
     pages_are_full_and_ordered(store).await;
     staged_rows_are_listed_for_recovery(store).await;
@@ -74,6 +75,7 @@ pub fn put(account: Account, guard: u64, version: u64, slot: u8, record: bool) -
         event: Event { version, slot: SlotId([slot; 32]), action, digest: Digest([slot ^ 1; 32]) },
         vault: Bytes::from(format!("vault {version}")),
         record: record.then(|| Bytes::from(format!("record {slot} {version}"))),
+        only_if_empty: false,
     }
 }
 
@@ -181,6 +183,29 @@ async fn put_is_a_compare_and_set(store: &dyn Storage) {
         assert_eq!(store.put(write).await.expect("put"), expected, "{event:?}");
     }
     assert_eq!(load(store, who).await.events.len(), 2);
+}
+
+async fn a_put_replaces_a_record_only_if_it_may(store: &dyn Storage) {
+    let who = account(13);
+    advance(store, who, 1).await;
+    let careful =
+        |version, slot| PutWrite { only_if_empty: true, ..put(who, 1, version, slot, true) };
+    let table = [
+        (careful(1, 1), PutOutcome::Done),
+        (careful(2, 1), PutOutcome::SlotTaken),
+        (careful(2, 2), PutOutcome::Done),
+        (put(who, 1, 3, 1, true), PutOutcome::Done),
+        (put(who, 1, 4, 1, false), PutOutcome::Done),
+        (careful(5, 1), PutOutcome::Done),
+    ];
+    for (write, expected) in table {
+        let event = write.event;
+        let before = load(store, who).await;
+        assert_eq!(store.put(write).await.expect("put"), expected, "{event:?}");
+        if expected == PutOutcome::SlotTaken {
+            assert_eq!(load(store, who).await, before, "nothing changed");
+        }
+    }
 }
 
 async fn a_put_writes_everything_or_nothing(store: &dyn Storage) {

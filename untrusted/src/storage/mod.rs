@@ -113,6 +113,8 @@ pub struct PutWrite {
     pub vault: Bytes,
     /// The slot's sealed record from now on; none empties the slot.
     pub record: Option<Bytes>,
+    /// Not where the slot holds a record already.
+    pub only_if_empty: bool,
 }
 
 /// How a put ended.
@@ -124,6 +126,8 @@ pub enum PutOutcome {
     GuardMoved,
     /// The vault is elsewhere. Nothing changed.
     VaultMoved,
+    /// The slot holds a record, and this put may not replace one. Nothing changed.
+    SlotTaken,
 }
 
 /// Which staged guard.

@@ -1,10 +1,11 @@
 //! One host, one link: every class of request, every refusal a client can meet, and the other routes.
 
-use crate::support::{Answer, Kind, World, channel_key};
+use crate::support::{Answer, Kind, ONLY_IF_EMPTY, World, channel_key};
 use keyfold_dev_cloud::{ForgedSignature, SignIn};
 use keyfold_protocol::client::Class;
 use keyfold_protocol::host::HostRefusal;
 use keyfold_protocol::ids::SlotId;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const SLOT: SlotId = SlotId([9; 32]);
@@ -244,6 +245,71 @@ async fn fresh_sign_ins_and_rates() {
     let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1700..=1801).contains(&wait), "{wait}");
     ada.ask(Class::Guard).await;
+}
+
+/// A device's thief who changes something all the time is slowed down, and neither uses up nor
+/// delays what strikes the device off.
+#[tokio::test]
+async fn changes_by_one_device_do_not_keep_others_from_revoking_it() {
+    let world = World::new().await;
+    let limits = [("LIMITS__CHANGES_PER_MINUTE", "3"), ("LIMITS__FRESH_OPERATIONS_PER_HOUR", "2")];
+    let host = world.host_with(world.config(&limits), None).await;
+    let mut ada = world.person(&host, "ada").await;
+    ada.ask(Class::Enroll).await;
+    for class in [Class::Put(None), Class::Guard, Class::Put(None)] {
+        ada.ask(class).await;
+    }
+    for class in [Class::Put(None), Class::Guard] {
+        let answer = ada.request(class).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (429, "rate-limited"));
+        let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!(wait <= 21, "{wait}");
+    }
+    // What the core declines is not counted.
+    world.pretender.decline.store(5, Ordering::SeqCst);
+    for _ in 0..5 {
+        assert_eq!(ada.ask(Class::GuardFresh).await, "SEALED no");
+    }
+    assert_eq!(ada.ask(Class::GuardFresh).await, "SEALED guard 3");
+    assert_eq!(ada.request(Class::GuardFresh).await.problem(), "rate-limited");
+    assert!(ada.ask(Class::Sync(0)).await.starts_with("SEALED"), "reading goes on");
+}
+
+#[tokio::test]
+async fn one_account_cannot_fill_the_session_table() {
+    let world = World::new().await;
+    let config = world.config(&[("LIMITS__SESSIONS_PER_MINUTE", "3")]);
+    let host = world.host_with(config, None).await;
+    let mut ada = world.person(&host, "ada").await;
+    ada.open_session().await;
+    ada.open_session().await;
+    let answer = ada.try_session(&channel_key(0)).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (429, "rate-limited"));
+    world.person(&host, "bob").await;
+}
+
+#[tokio::test]
+async fn an_account_opens_at_its_first_generation() {
+    let world = World::new().await;
+    let host = world.host().await;
+    let mut ada = world.person(&host, "ada").await;
+    ada.ask(Class::Enroll).await;
+    ada.account.generation = 2;
+    let answer = ada.request(Class::Enroll).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "malformed"));
+}
+
+#[tokio::test]
+async fn a_put_that_may_not_replace_does_not() {
+    let world = World::new().await;
+    let host = world.host().await;
+    let mut ada = world.person(&host, "ada").await;
+    ada.ask(Class::Enroll).await;
+    ada.ask(Class::Put(None)).await;
+    ada.ask(Class::Put(Some(ONLY_IF_EMPTY))).await;
+    let answer = ada.request(Class::Put(Some(ONLY_IF_EMPTY))).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (409, "passkey-exists"));
+    assert!(ada.ask(Class::Put(None)).await.contains("vault 2"), "nothing was written");
 }
 
 #[tokio::test]

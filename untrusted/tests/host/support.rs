@@ -36,6 +36,8 @@ pub(crate) struct Pretender {
     pub(crate) die_at: Mutex<Vec<Kind>>,
     /// Refuses the next frame of a kind.
     pub(crate) refuse: Mutex<Option<(Kind, HostRefusal)>>,
+    /// Tells so many clients no, which the host cannot see.
+    pub(crate) decline: AtomicUsize,
     /// Replies that wait for others before they are written: how the host pipelines.
     pub(crate) coalesce: AtomicUsize,
 }
@@ -93,14 +95,17 @@ async fn serve(pretender: Arc<Pretender>, mut stream: DuplexStream, boot: u32) {
         let used = answer(&pretender, kind, &request, boot, &mut sessions, &mut out);
         held.extend_from_slice(&u32::try_from(used).unwrap().to_le_bytes());
         held.extend_from_slice(&out[..used]);
-        if kind == Kind::Handle && pretender.coalesce.load(Ordering::SeqCst) > 0 {
-            pretender.coalesce.fetch_sub(1, Ordering::SeqCst);
+        if kind == Kind::Handle && takes_one(&pretender.coalesce) {
             continue;
         }
         if stream.write_all(&std::mem::take(&mut held)).await.is_err() {
             return;
         }
     }
+}
+
+fn takes_one(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
 fn kind_of(request: &HostRequest) -> Kind {
@@ -156,6 +161,9 @@ fn answer(
         }
         HostRequest::Handle(handle) if !sessions.contains(&handle.session) => {
             HostReply::Refused(HostRefusal::UnknownSession)
+        }
+        HostRequest::Handle(_) if takes_one(&pretender.decline) => {
+            HostReply::Reply(Reply { sealed: b"SEALED no", put: None })
         }
         HostRequest::Handle(handle) => return work(handle, out),
         HostRequest::Commit(commit) => {
@@ -215,12 +223,16 @@ fn work(handle: &Handle, out: &mut [u8]) -> usize {
                 },
                 vault: vault_blob.as_bytes(),
                 record: Some(b"RECORD"),
+                only_if_empty: slot == Some(ONLY_IF_EMPTY),
             }),
         }),
         _ => HostReply::Reply(Reply { sealed: sealed.as_bytes(), put: None }),
     };
     wire::encode(&reply, out).unwrap()
 }
+
+/// Puts of this slot replace nothing.
+pub(crate) const ONLY_IF_EMPTY: SlotId = SlotId([7; 32]);
 
 /// A root key without a cloud.
 pub(crate) struct GivenKey;

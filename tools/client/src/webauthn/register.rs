@@ -60,8 +60,8 @@ impl Registration {
     /// must have agreed: this replaces their earlier passkey for the same user of the site.
     ///
     /// # Errors
-    /// [`WebAuthnError::Excluded`], [`WebAuthnError::VerificationRequired`], and
-    /// [`WebAuthnError::Client`] with `UnsupportedAlgorithm` or what the transport can give.
+    /// [`WebAuthnError::Excluded`], [`WebAuthnError::VerificationRequired`],
+    /// [`WebAuthnError::Replaces`], and [`WebAuthnError::Client`] with `UnsupportedAlgorithm` or what the transport can give.
     pub async fn run(
         &self, client: &Client, key: KeyKind,
     ) -> Result<RegistrationResponse, WebAuthnError> {
@@ -76,7 +76,12 @@ impl Registration {
             algorithms: self.options.algorithms.clone(),
             prf: self.options.prf.as_ref().and_then(|prf| prf.eval()),
         };
-        let created = client.create_passkey(&new, key).await?;
+        let created = match client.create_passkey(&new, key).await {
+            Err(Error::Host(problem)) if problem.name == "passkey-exists" => {
+                return Err(WebAuthnError::Replaces { rp_id: self.rp_id.to_string() });
+            }
+            other => other?,
+        };
         self.response(&created)
     }
 

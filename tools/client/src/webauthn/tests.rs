@@ -453,6 +453,17 @@ async fn an_excluded_passkey_is_not_replaced_even_when_another_device_made_it() 
 }
 
 #[tokio::test]
+async fn presence_alone_replaces_no_passkey() {
+    let world = World::start().await;
+    let client = enrolled(&world).await;
+    // The host's word: whether there is one it knows, and a device alone must not end it.
+    world.hook(|_, class| (class == "put").then_some((409, "passkey-exists")));
+    let refused = registration(&creation()).run(&client, KeyKind::Presence).await.unwrap_err();
+    assert!(matches!(refused, WebAuthnError::Replaces { .. }), "{refused:?}");
+    assert_eq!(refused.exception(), "NotAllowedError");
+}
+
+#[tokio::test]
 async fn a_sign_in_picks_the_only_passkey_and_asks_where_several_fit() {
     let world = World::start().await;
     let client = enrolled(&world).await;

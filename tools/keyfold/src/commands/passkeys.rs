@@ -39,8 +39,13 @@ async fn create(context: &Context, origin: &str) -> Result<(), Failure> {
     let registration = Registration::new(&origin, options)?;
     let device = context.device().await?;
     let key = context.unlock(&device, registration.verification())?;
-    let response = registration.run(&device.client, key).await?;
-    context.out.document(&response);
+    let mut response = registration.run(&device.client, key).await;
+    if let Err(replaces @ WebAuthnError::Replaces { .. }) = &response {
+        context.out.note(&replaces.to_string());
+        let key = context.unlock(&device, Verification::Required)?;
+        response = registration.run(&device.client, key).await;
+    }
+    context.out.document(&response?);
     Ok(())
 }
 

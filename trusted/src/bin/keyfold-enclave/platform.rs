@@ -17,6 +17,7 @@ use snp::Snp as Attester;
 use keyfold_protocol::host::KeyWrap;
 use keyfold_protocol::limits::REPORT;
 use keyfold_trusted::{Platform, PlatformError, RELEASE_MODULUS, RootKey};
+use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::unlock::ReleaseKey;
 
@@ -52,7 +53,7 @@ impl System {
 
 impl Platform for System {
     fn random(&mut self, bytes: &mut [u8]) -> Result<(), PlatformError> {
-        aws_lc_rs::rand::fill(bytes).map_err(|_| PlatformError)
+        SystemRandom::new().fill(bytes).map_err(|_| PlatformError)
     }
 
     fn report(&mut self, report_data: &[u8; 64]) -> Result<[u8; REPORT], PlatformError> {

@@ -229,6 +229,13 @@ fn put(sql: &Connection, put: &PutWrite) -> rusqlite::Result<PutOutcome> {
     if vault != expected {
         return Ok(PutOutcome::VaultMoved);
     }
+    let is_taken = |sql: &Connection| {
+        sql.prepare_cached("SELECT 1 FROM records WHERE guard = ?1 AND slot = ?2")?
+            .exists(params![id, event.slot.0])
+    };
+    if put.only_if_empty && is_taken(sql)? {
+        return Ok(PutOutcome::SlotTaken);
+    }
     let version = bounded(event.version);
     sql.prepare_cached(
         "INSERT INTO vaults (guard, version, sealed) VALUES (?1, ?2, ?3)

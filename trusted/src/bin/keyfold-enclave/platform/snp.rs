@@ -44,6 +44,8 @@ struct Entry(PathBuf);
 impl Entry {
     fn create() -> io::Result<Self> {
         let path = Path::new(REPORTS).join(format!("keyfold-{}", std::process::id()));
+        // One that an earlier report could not remove must not stop this one.
+        let _ = fs::remove_dir(&path);
         fs::create_dir(&path)?;
         Ok(Self(path))
     }
