@@ -1,6 +1,7 @@
 //! Benchmarks: the core beside its primitives, and sign-ins through everything.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -21,16 +22,22 @@ pub(crate) fn run(quick: bool, as_json: bool) -> Result<()> {
     end_to_end.args(["bench", "--locked", "--quiet", "--package", "keyfold-tests"]);
     end_to_end.args(["--bench", "end_to_end"]);
     end_to_end.env("KEYFOLD_BENCH_SECONDS", if quick { "2" } else { "10" });
+    // An earlier run's results must not pass for this one's.
+    if results().exists() {
+        fs::remove_dir_all(results())?;
+    }
     // What criterion prints is for people, and would mix with the result.
     shell::read(&mut cargo)?;
     let last = shell::read(&mut end_to_end)?;
     let last = last.lines().last().context("the end-to-end benchmark printed nothing")?;
     let end_to_end: Value = serde_json::from_str(last).context(last.to_owned())?;
+    // Slow, and not disturbed by a busy machine.
+    let counted = !quick && shell::has("valgrind");
     let result = json!({
         "core": {
-            "assert": pair("assert")?,
-            "create": pair("create")?,
-            "session_open": pair("session_open")?,
+            "assert": pair("assert", counted)?,
+            "create": pair("create", counted)?,
+            "session_open": pair("session_open", counted)?,
         },
         "end_to_end": end_to_end,
         "sync": {"page_of_64_us": microseconds("sync/page of 64")?},
@@ -43,15 +50,46 @@ pub(crate) fn run(quick: bool, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-fn pair(name: &str) -> Result<Value> {
-    let (core, primitives) =
-        (microseconds(&format!("{name}/core"))?, microseconds(&format!("{name}/primitives"))?);
-    Ok(json!({"us": core, "primitives_us": primitives, "ratio": core / primitives}))
+fn pair(name: &str, counted: bool) -> Result<Value> {
+    let (core, primitives) = (format!("{name}/core"), format!("{name}/primitives"));
+    let (us, primitives_us) = (microseconds(&core)?, microseconds(&primitives)?);
+    let mut pair = json!({"us": us, "primitives_us": primitives_us, "ratio": us / primitives_us});
+    if counted {
+        let (core, primitives) = (instructions(&core)?, instructions(&primitives)?);
+        pair["instructions"] = core.into();
+        pair["primitives_instructions"] = primitives.into();
+        pair["instructions_ratio"] = (core / primitives).into();
+    }
+    Ok(pair)
+}
+
+/// Instructions of one run of a case: what ten more runs add under callgrind.
+fn instructions(case: &str) -> Result<f64> {
+    let count = |times: u32| {
+        let mut cargo = shell::cargo();
+        cargo.args(["bench", "--locked", "--quiet", "--package", "keyfold-tests"]);
+        cargo.args(["--bench", "core"]).env("KEYFOLD_COUNT", format!("{case} {times}"));
+        let runner = "valgrind --tool=callgrind --callgrind-out-file=/dev/null --log-fd=1";
+        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
+        let said = shell::read(&mut cargo)?;
+        let found =
+            said.split("Collected : ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let found = found.with_context(|| format!("valgrind counted nothing: {said}"))?;
+        found.parse::<f64>().with_context(|| found.to_owned())
+    };
+    Ok((count(12)? - count(2)?) / 10.0)
+}
+
+/// Where criterion leaves its results.
+fn results() -> PathBuf {
+    shell::target().join("criterion")
 }
 
 /// Criterion's median.
 fn microseconds(benchmark: &str) -> Result<f64> {
-    let path = shell::target().join("criterion").join(benchmark).join("new/estimates.json");
+    // Criterion's names of folders.
+    let folder = results().join(benchmark.replace('/', "_"));
+    let path = folder.join("new/estimates.json");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let estimates: Value = serde_json::from_str(&text)?;
     let nanoseconds = estimates["median"]["point_estimate"].as_f64();
@@ -63,14 +101,17 @@ const TARGETS: [(&str, f64); 3] = [("assert", 1.10), ("create", 1.10), ("session
 
 fn table(result: &Value) {
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    println!("{:<16}{:>10}{:>14}{:>8}{:>9}", "in the core", "µs", "primitives", "ratio", "target");
+    let heads = ["in the core", "µs", "primitives", "ratio", "target", "ratio in instructions"];
+    let [name, us, primitives, ratio, target, instructions] = heads;
+    println!("{name:<16}{us:>10}{primitives:>14}{ratio:>8}{target:>9}   {instructions}");
     for (name, target) in TARGETS {
         let row = &result["core"][name];
         println!(
-            "{name:<16}{:>10.1}{:>14.1}{:>8.2}{target:>9.2}",
+            "{name:<16}{:>10.1}{:>14.1}{:>8.2}{target:>9.2}   {}",
             number(&row["us"]),
             number(&row["primitives_us"]),
-            number(&row["ratio"])
+            number(&row["ratio"]),
+            row["instructions_ratio"].as_f64().map_or("-".into(), |ratio| format!("{ratio:.2}"))
         );
     }
     println!("{:<16}{:>10.1}", "sync, 64 events", number(&result["sync"]["page_of_64_us"]));
