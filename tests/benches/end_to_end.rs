@@ -73,6 +73,7 @@ async fn measure(phase: Duration) -> Value {
         "p99_ms": percentile(0.99),
         "p999_ms": percentile(0.999),
         "enclaves": ENCLAVES,
+        "processors": std::thread::available_parallelism().map_or(1, usize::from),
         "load_generator": "of this project: frames sealed in advance, 64 kept-alive HTTP/1.1 connections, one thread of the same machine",
     })
 }
@@ -168,7 +169,7 @@ impl Person {
         let signed_in: Value = signed_in.json().await.expect("a token");
         let token = signed_in["id_token"].as_str().expect("an ID token").to_owned();
         let account = Account { id: account_id(sha256, issuer, &subject(&token)), generation: 1 };
-        let session = open_session(&http, deployment, &token).await;
+        let session = open_session(&http, deployment, &token, index).await;
         let rp_id = RpId::try_from("example.com").expect("short");
         let assert = Assert {
             rp_id: rp_id.clone(),
@@ -250,10 +251,13 @@ impl Person {
     }
 }
 
-async fn open_session(http: &reqwest::Client, deployment: &Deployment, token: &str) -> Session {
+async fn open_session(
+    http: &reqwest::Client, deployment: &Deployment, token: &str, index: usize,
+) -> Session {
     let found = http.get(format!("{}/v1/deployment", deployment.url)).send().await;
     let found: Value = found.expect("a deployment").json().await.expect("JSON");
-    let enclave = &found["enclaves"][0];
+    // Clients pick one at random; the bench deals them out.
+    let enclave = &found["enclaves"][index % ENCLAVES];
     let decode = |value: &Value| {
         use base64::Engine;
         let text = value.as_str().expect("text");

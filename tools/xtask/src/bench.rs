@@ -124,4 +124,9 @@ fn table(result: &Value) {
         number(&all["p999_ms"])
     );
     println!("load generator: {}", all["load_generator"].as_str().unwrap_or_default());
+    let processors = number(&all["processors"]);
+    println!(
+        "bound by {processors} processors, all busy: {:.0} µs of one for each sign-in, the core's among them",
+        processors * 1e6 / number(&all["sign_ins_per_s"])
+    );
 }

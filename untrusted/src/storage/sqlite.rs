@@ -269,6 +269,8 @@ fn connect(options: &Options) -> Result<Connection, StorageError> {
     let connection = Connection::open_with_flags(&options.path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
+    // Of a new file: a sealed guard then lies in its row, not in an overflow page read every time.
+    connection.pragma_update(None, "page_size", 8192)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
