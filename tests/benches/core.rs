@@ -22,8 +22,10 @@ mod primitives;
 /// A piece of work that can be repeated.
 type Work = Box<dyn FnMut()>;
 
-/// What is measured, by name.
-const CASES: [(&str, fn() -> Work); 7] = [
+/// What is measured: its name, and its set-up.
+type Case = (&'static str, fn() -> Work);
+
+const CASES: [Case; 7] = [
     ("assert/core", assert),
     ("assert/primitives", || {
         let mut primitives = primitives::Assert::new();

@@ -100,6 +100,12 @@ fn passkeys_are_shared(site: &mut RelyingParty, laptop: &Device, phone: &Device)
     assert_eq!(users(laptop), both);
     assert_eq!(users(phone), both);
 
+    // Whoever only holds a device puts no other passkey in a passkey's place.
+    let asked = site.register("kept", &[ES256], "discouraged", json!({}));
+    let thief = phone.unattended().ceremony("create", ORIGIN, &asked.options);
+    failure(&thief, "replaced by presence", 4, "no-passphrase");
+    assert_eq!(users(laptop), both);
+
     phone.ok(&["passkeys", "rename", &kept, "--name", "alice at the shop"]);
     laptop.ok(&["passkeys", "delete", &gone, "--yes"]);
     let one = [(json!(kept), json!("alice at the shop"))];

@@ -121,6 +121,15 @@ pub(crate) enum Command {
     Anchor,
     /// Check, step by step, everything this device can see, and say what to do
     Doctor,
+    /// Play the whole story of a passkey on this machine, explaining each step
+    ///
+    /// It protects nothing: the outside world is played by the dev cloud. Needs the programs that
+    /// `cargo xtask demo` builds beside this one.
+    Demo {
+        /// What the story takes: --keep leaves everything running, --dir DIR says where
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// For operators: what the offline keys sign
     #[command(subcommand)]
     Policy(PolicyCommand),

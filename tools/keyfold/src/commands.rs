@@ -1,6 +1,7 @@
 //! One function per command.
 
 mod account;
+mod demo;
 mod devices;
 mod doctor;
 mod passkeys;
@@ -12,8 +13,14 @@ use crate::failure::Failure;
 
 /// Runs the command.
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let json = arguments.globals.json;
+    if let Command::Demo { arguments } = &arguments.command {
+        return demo::run(json, arguments);
+    }
     let context = Context::new(arguments.globals)?;
     match arguments.command {
+        // Above: it is about no account, and needs no state.
+        Command::Demo { .. } => Ok(()),
         Command::Enroll(arguments) => account::enroll(&context, &arguments).await,
         Command::Login { fresh } => account::login(&context, fresh).await,
         Command::Devices(command) => devices::run(&context, command).await,

@@ -335,3 +335,16 @@ fn a_statement_is_signed_by_enough_keys_or_not_at_all() {
     // Keys are never overwritten.
     assert_eq!(desk.fails(&["policy", "key", "--out", "a.key"], "").1["code"], "policy");
 }
+
+#[test]
+fn the_demo_is_a_program_of_its_own() {
+    let desk = Desk::new();
+    // Away from what is built beside it.
+    let alone = desk.path("keyfold");
+    std::fs::copy(env!("CARGO_BIN_EXE_keyfold"), &alone).unwrap();
+    let output = Command::new(&alone).args(["--json", "demo", "--keep"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let error = &json_of(&output.stderr)["error"];
+    assert_eq!(error["code"], "demo-missing");
+    assert!(error["message"].as_str().unwrap().contains("cargo xtask demo"));
+}
