@@ -1,8 +1,9 @@
 //! What is hashed, signed and bound: the layout of every byte string two parties must agree on.
 //!
 //! Lengths are fixed or come first, integers are big-endian. What is signed or derived from starts
-//! with a label of its own; session ids and AADs, which only one place compares, have none. Hashing is the caller's (this crate has no cryptography): pass SHA-256 over the
-//! concatenation of the parts.
+//! with a label of its own; session ids and AADs, which only one place compares, have none. Hashing
+//! is the caller's (this crate has no cryptography): pass SHA-256 over the concatenation of the
+//! parts.
 
 use crate::bytes::join;
 use crate::client::{Action, KeyKind};
