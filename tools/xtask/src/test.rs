@@ -74,7 +74,9 @@ fn format() -> Result<()> {
 fn lint() -> Result<()> {
     let clippy = |arguments: &[&str]| {
         let mut cargo = shell::cargo();
-        cargo.args(["clippy", "--locked"]).args(arguments).args(["--", "--deny", "warnings"]);
+        // The tests' profile, for what build scripts compile: C libraries, once for all steps.
+        cargo.args(["clippy", "--locked", "--profile", "fast"]).args(arguments);
+        cargo.args(["--", "--deny", "warnings"]);
         shell::run(&mut cargo)
     };
     clippy(&["--workspace", "--all-targets"])?;
@@ -87,7 +89,8 @@ fn lint() -> Result<()> {
 fn nextest() -> Result<()> {
     let nextest = |arguments: &[&str]| {
         let mut cargo = shell::cargo();
-        cargo.args(["nextest", "run", "--locked", "--cargo-profile", "fast"]).args(arguments);
+        cargo.args(["nextest", "run", "--locked", "--cargo-profile", "fast", "--no-fail-fast"]);
+        cargo.args(arguments);
         shell::run(&mut cargo)
     };
     // Host, dev cloud and command line are built on the way, with everybody's features: once.
@@ -106,7 +109,8 @@ fn documentation() -> Result<()> {
         "--doc",
     ]))?;
     let mut doc = shell::cargo();
-    doc.args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    doc.args(["doc", "--locked", "--profile", "fast", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
     shell::run(&mut doc)
 }
 
