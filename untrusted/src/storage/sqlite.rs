@@ -149,15 +149,10 @@ impl Storage for Sqlite {
     }
 }
 
-/// One snapshot. A single statement is one by itself; BEGIN and COMMIT are kept prepared: parsing them
-/// would cost as much as reading.
+/// One snapshot. BEGIN and COMMIT are kept prepared: parsing them would cost as much as reading.
 fn load(connection: &Connection, account: &Account, want: Want) -> rusqlite::Result<Loaded> {
-    if want.events_after.is_none() && want.audit_after.is_none() {
-        let objects = load_objects(connection, account, want)?;
-        return Ok(objects.map(|(_, loaded)| loaded).unwrap_or_default());
-    }
     connection.prepare_cached("BEGIN")?.execute([])?;
-    let loaded = load_pages(connection, account, want);
+    let loaded = load_in(connection, account, want);
     let ended = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
     if ended.is_err() {
         connection.execute_batch("ROLLBACK")?;
@@ -165,39 +160,37 @@ fn load(connection: &Connection, account: &Account, want: Want) -> rusqlite::Res
     loaded
 }
 
-/// The guard, and the vault and the record if they are wanted; its row.
-fn load_objects(
-    connection: &Connection, account: &Account, want: Want,
-) -> rusqlite::Result<Option<(i64, Loaded)>> {
-    let Want { vault, record, .. } = want;
-    connection
+fn load_in(snapshot: &Connection, account: &Account, want: Want) -> rusqlite::Result<Loaded> {
+    let guard = snapshot
         .prepare_cached(
-            "SELECT g.id, g.version, g.tag, g.digest, v.version, v.sealed, r.version, r.sealed, g.sealed
-             FROM guards g LEFT JOIN vaults v ON ?3 AND v.guard = g.id
-             LEFT JOIN records r ON r.guard = g.id AND r.slot = ?4
-             WHERE g.account = ?1 AND g.generation = ?2",
+            "SELECT id, version, tag, digest, sealed FROM guards WHERE account = ?1 AND generation = ?2",
         )?
-        .query_row(
-            params![account.id.0, account.generation, vault, record.map(|slot| slot.0)],
-            |row| {
-                let guard = Guard {
+        .query_row(params![account.id.0, account.generation], |row| {
+            Ok((
+                row.get::<_, i64>(0)?,
+                Guard {
                     version: row.get(1)?,
                     tag: LedgerTag(row.get(2)?),
                     digest: Digest(row.get(3)?),
-                    sealed: row.get(8)?,
-                };
-                let (vault, record) = (versioned(row, 4)?, versioned(row, 6)?);
-                Ok((row.get(0)?, Loaded { guard: Some(guard), vault, record, ..Loaded::default() }))
-            },
-        )
-        .optional()
-}
-
-/// The objects, and pages of the histories that are wanted.
-fn load_pages(snapshot: &Connection, account: &Account, want: Want) -> rusqlite::Result<Loaded> {
-    let Some((id, mut loaded)) = load_objects(snapshot, account, want)? else {
-        return Ok(Loaded::default());
-    };
+                    sealed: row.get(4)?,
+                },
+            ))
+        })
+        .optional()?;
+    let Some((id, guard)) = guard else { return Ok(Loaded::default()) };
+    let mut loaded = Loaded { guard: Some(guard), ..Loaded::default() };
+    if want.vault {
+        loaded.vault = snapshot
+            .prepare_cached("SELECT version, sealed FROM vaults WHERE guard = ?1")?
+            .query_row([id], versioned)
+            .optional()?;
+    }
+    if let Some(slot) = want.record {
+        loaded.record = snapshot
+            .prepare_cached("SELECT version, sealed FROM records WHERE guard = ?1 AND slot = ?2")?
+            .query_row(params![id, slot.0], versioned)
+            .optional()?;
+    }
     if let Some(after) = want.events_after {
         loaded.events = snapshot
             .prepare_cached(
@@ -224,10 +217,8 @@ fn bounded(version: u64) -> i64 {
     i64::try_from(version).unwrap_or(i64::MAX)
 }
 
-/// An object that may be absent: its version's column, then its bytes'.
-fn versioned(row: &Row, at: usize) -> rusqlite::Result<Option<Versioned>> {
-    let Some(version) = row.get(at)? else { return Ok(None) };
-    Ok(Some(Versioned { version, sealed: row.get(at + 1)? }))
+fn versioned(row: &Row) -> rusqlite::Result<Versioned> {
+    Ok(Versioned { version: row.get(0)?, sealed: row.get(1)? })
 }
 
 fn event_row(row: &Row) -> rusqlite::Result<StoredEvent> {
