@@ -11,17 +11,16 @@
 //!
 //! Sources: AMD 57230 (VCEK certificate and KDS interface), RFC 5280, RFC 4055.
 
-mod certificate;
 mod vcek;
 
 use std::fmt;
 
+use crate::certificate::{self, Certificate, Scheme};
 use crate::field::{EvidenceError, Field, Role, require_equal};
 use crate::report::{Report, SigningKeyKind};
 use crate::tcb::{Product, Tcb};
 use crate::values::{ChipId, Sha256, Timestamp};
 
-use certificate::Certificate;
 use vcek::VcekExtensions;
 
 /// AMD's root keys: SHA-256 over the DER of each self-signed ARK, as published by AMD's key
@@ -177,11 +176,14 @@ pub(crate) fn verify_chain(
     let root = pinned(&ark, roots)?;
 
     let suffix = root.common_name_suffix;
-    ark.check_issued_by(&ark, &format!("ARK-{suffix}"), now)?;
-    ark.check_is_authority()?;
-    ask.check_issued_by(&ark, &format!("SEV-{suffix}"), now)?;
-    ask.check_is_authority()?;
-    vcek.check_issued_by(&ask, "SEV-VCEK", now)?;
+    ark.check_common_name(&format!("ARK-{suffix}"))?;
+    ark.check_issued_by(&ark, Scheme::Pss, now)?;
+    ark.check_is_authority(1)?;
+    ask.check_common_name(&format!("SEV-{suffix}"))?;
+    ask.check_issued_by(&ark, Scheme::Pss, now)?;
+    ask.check_is_authority(0)?;
+    vcek.check_common_name("SEV-VCEK")?;
+    vcek.check_issued_by(&ask, Scheme::Pss, now)?;
     vcek.check_is_leaf()?;
 
     Ok(VerifiedChain {

@@ -136,6 +136,15 @@ impl Envelope {
         Ok(Self { kind, payload, signatures: document.signatures })
     }
 
+    /// The payload, whoever signed it.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    pub(crate) fn signatures(&self) -> &[PayloadSignature] {
+        &self.signatures
+    }
+
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let document = Document {
             payload_type: self.kind.media_type().to_owned(),

@@ -7,8 +7,10 @@
 //! 2. the chain, up to a pinned root ([`crate::chain`]);
 //! 3. the report: length, version, signature, product, TCB and chip id as the VCEK says;
 //! 4. what holds for every guest: VMPL 0, no debugging, no migration, no unknown policy bit;
-//! 5. the measurement is an accepted workload's, attested under that workload's kind of root;
-//! 6. the profile's own fields;
+//! 5. the measurement is an accepted workload's or, for confidential containers, HOST_DATA is;
+//!    attested under that workload's kind of root;
+//! 6. the profile's own fields: firmware, policy and platform bits; for confidential containers the
+//!    endorsement of the utility VM ([`crate::uvm`]), whose measurement must be the report's;
 //! 7. REPORT_DATA is the claims' hash;
 //! 8. the claims: role, configuration, root commitment, channel key.
 
@@ -16,8 +18,11 @@ use crate::chain::{self, ChainBytes, PinnedRoot, RootKind, VerifiedChain};
 use crate::claims::ChannelClaims;
 use crate::field::{Field, require_equal};
 use crate::report::Report;
-use crate::statement::{SnpDirect, Statement, VerifiedStatement, Workload};
+use crate::statement::{
+    Aci, Machine, SnpDirect, Statement, VerifiedStatement, Workload, WorkloadId,
+};
 use crate::tcb::{Product, Tcb};
+use crate::uvm::{Endorsement, verify_endorsement};
 use crate::values::{ChipId, ConfigHash, Measurement, RootCommitment, Sha256, Timestamp};
 
 pub use crate::field::EvidenceError;
@@ -34,6 +39,9 @@ pub struct Evidence<'a> {
     pub report: &'a [u8],
     /// The certificates behind the report's signature.
     pub chain: ChainBytes<'a>,
+    /// The endorsement of the utility VM, a COSE_Sign1 message. Needed and read for workloads of
+    /// profile `aci` alone.
+    pub uvm_endorsement: Option<&'a [u8]>,
 }
 
 /// A channel that ends in accepted code on accepted hardware.
@@ -44,6 +52,8 @@ pub struct VerifiedChannel {
     config: ConfigHash,
     root: RootCommitment,
     measurement: Measurement,
+    workload: WorkloadId,
+    endorsement: Option<Endorsement>,
     attested_by: RootKind,
     product: Product,
     tcb: Tcb,
@@ -71,9 +81,19 @@ impl VerifiedChannel {
         self.root
     }
 
-    /// The enclave's code.
+    /// What was measured at launch: the enclave's code, or the utility VM around its container.
     pub fn measurement(&self) -> Measurement {
         self.measurement
+    }
+
+    /// Which of the statement's workloads it is.
+    pub fn workload(&self) -> WorkloadId {
+        self.workload
+    }
+
+    /// What is endorsed about the utility VM around a confidential container.
+    pub fn endorsement(&self) -> Option<&Endorsement> {
+        self.endorsement.as_ref()
     }
 
     /// Whether the chip is simulated, so that nothing is protected; to be said on every line.
@@ -112,7 +132,7 @@ pub fn verify_evidence(
 /// AMD's roots; and, where the build accepts them, those of the statement's simulated chips.
 fn accepted_roots(statement: &Statement) -> Vec<PinnedRoot> {
     let simulated = statement.workloads().iter().filter_map(|workload| match workload {
-        Workload::SnpDirect(_) => None,
+        Workload::SnpDirect(_) | Workload::Aci(_) => None,
         #[cfg(feature = "development")]
         Workload::Simulated(workload) => Some(chain::simulated_root(workload.ark_sha256)),
     });
@@ -132,7 +152,8 @@ fn verify_under(
     chain.check_report(&report)?;
 
     check_every_guest(&report)?;
-    check_workload(statement, &chain, &report)?;
+    let workload = find_workload(statement, &report)?;
+    let endorsement = check_workload(workload, &chain, &report, evidence.uvm_endorsement, now)?;
 
     let mut report_data = [0; 64];
     report_data[..32].copy_from_slice(Sha256::of(evidence.claims).as_bytes());
@@ -149,6 +170,8 @@ fn verify_under(
         config: claims.config,
         root: claims.root,
         measurement: report.measurement(),
+        workload: workload.id(),
+        endorsement,
         attested_by: chain.root(),
         product: chain.product(),
         tcb: chain.tcb(),
@@ -172,38 +195,71 @@ fn check_every_guest(report: &Report) -> Result<(), EvidenceError> {
     ))
 }
 
-fn check_workload(
-    statement: &Statement, chain: &VerifiedChain, report: &Report,
-) -> Result<(), EvidenceError> {
-    let measurement = report.measurement();
+/// By measurement, or by HOST_DATA where that is what identifies a workload. Whoever launches a
+/// guest chooses HOST_DATA, so it proves something only together with the endorsed measurement.
+fn find_workload<'a>(
+    statement: &'a Statement, report: &Report,
+) -> Result<&'a Workload, EvidenceError> {
     let workloads = statement.workloads();
-    let Some(workload) = workloads.iter().find(|one| one.measurement() == measurement) else {
-        let accepted: Vec<String> =
-            workloads.iter().map(|workload| workload.measurement().to_string()).collect();
-        let expected = format!("one of {}", accepted.join(", "));
-        return Err(EvidenceError::new(Field::Measurement, expected, measurement));
-    };
-    match workload {
-        Workload::SnpDirect(workload) => {
-            require_equal(Field::WorkloadRoot, RootKind::Amd, chain.root())?;
-            check_firmware(workload, chain, report)?;
-            check_launch(workload, report)
-        }
-        #[cfg(feature = "development")]
-        Workload::Simulated(_) => {
-            require_equal(Field::WorkloadRoot, RootKind::Simulated, chain.root())
-        }
+    let measured = WorkloadId::Measurement(report.measurement());
+    let hosted = WorkloadId::HostData(report.host_data());
+    if let Some(workload) =
+        [measured, hosted].iter().find_map(|id| workloads.iter().find(|one| one.id() == *id))
+    {
+        return Ok(workload);
     }
+    let accepted: Vec<String> = workloads.iter().map(|one| one.id().to_string()).collect();
+    let only_hosted = workloads.iter().all(|one| matches!(one, Workload::Aci(_)));
+    let (field, found) = match only_hosted {
+        true => (Field::HostData, hosted),
+        false => (Field::Measurement, measured),
+    };
+    Err(EvidenceError::new(field, format!("one of {}", accepted.join(", ")), found))
+}
+
+fn check_workload(
+    workload: &Workload, chain: &VerifiedChain, report: &Report, endorsement: Option<&[u8]>,
+    now: Timestamp,
+) -> Result<Option<Endorsement>, EvidenceError> {
+    let expected_root = match workload {
+        Workload::SnpDirect(_) | Workload::Aci(_) => RootKind::Amd,
+        #[cfg(feature = "development")]
+        Workload::Simulated(_) => RootKind::Simulated,
+    };
+    require_equal(Field::WorkloadRoot, expected_root, chain.root())?;
+    if let Some(machine) = workload.machine() {
+        check_firmware(&machine, chain, report)?;
+        check_launch(&machine, report)?;
+    }
+    match workload {
+        Workload::SnpDirect(workload) => check_keys(workload, report).map(|()| None),
+        Workload::Aci(workload) => check_endorsement(workload, report, endorsement, now).map(Some),
+        #[cfg(feature = "development")]
+        Workload::Simulated(_) => Ok(None),
+    }
+}
+
+/// The utility VM that was measured is a released one.
+fn check_endorsement(
+    workload: &Aci, report: &Report, endorsement: Option<&[u8]>, now: Timestamp,
+) -> Result<Endorsement, EvidenceError> {
+    let message = endorsement.ok_or_else(|| {
+        let expected = "an endorsement of the utility VM, for a confidential container";
+        EvidenceError::new(Field::UvmEndorsement, expected, "none")
+    })?;
+    let endorsement = verify_endorsement(message, &workload.uvm, now)?;
+    require_equal(Field::UvmMeasurement, report.measurement(), endorsement.measurement())?;
+    Ok(endorsement)
 }
 
 /// The platform's firmware now, the lowest it can be taken back to, and the one at launch.
 fn check_firmware(
-    workload: &SnpDirect, chain: &VerifiedChain, report: &Report,
+    machine: &Machine<'_>, chain: &VerifiedChain, report: &Report,
 ) -> Result<(), EvidenceError> {
     let product = chain.product();
-    let Some(floor) = workload.floor(product) else {
+    let Some(floor) = machine.floor(product) else {
         let accepted: Vec<&str> =
-            workload.minimum_tcb.iter().map(|floor| floor.product.name()).collect();
+            machine.minimum_tcb.iter().map(|floor| floor.product.name()).collect();
         let expected = format!("one of {}", accepted.join(", "));
         return Err(EvidenceError::new(Field::WorkloadProduct, expected, product));
     };
@@ -221,23 +277,28 @@ fn check_firmware(
 }
 
 /// How the guest was launched and what the machine is set up to do.
-fn check_launch(workload: &SnpDirect, report: &Report) -> Result<(), EvidenceError> {
+fn check_launch(machine: &Machine<'_>, report: &Report) -> Result<(), EvidenceError> {
     let policy = report.policy();
-    for bit in &workload.policy_required {
+    for bit in machine.policy_required {
         require_equal(Field::PolicyRequired, format!("{bit} on"), state(bit, policy.has(*bit)))?;
     }
-    for bit in &workload.policy_forbidden {
+    for bit in machine.policy_forbidden {
         require_equal(Field::PolicyForbidden, format!("{bit} off"), state(bit, policy.has(*bit)))?;
     }
     let platform = report.platform_info();
-    for bit in &workload.platform_required {
+    for bit in machine.platform_required {
         let found = state(bit, platform.has(*bit));
         require_equal(Field::PlatformRequired, format!("{bit} on"), found)?;
     }
-    for bit in &workload.platform_forbidden {
+    for bit in machine.platform_forbidden {
         let found = state(bit, platform.has(*bit));
         require_equal(Field::PlatformForbidden, format!("{bit} off"), found)?;
     }
+    Ok(())
+}
+
+/// Who signed the ID block, where the statement says who must have.
+fn check_keys(workload: &SnpDirect, report: &Report) -> Result<(), EvidenceError> {
     if let Some(digest) = workload.id_key_digest {
         require_equal(Field::IdKeyDigest, digest, report.id_key_digest())?;
     }

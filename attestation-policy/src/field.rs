@@ -58,6 +58,26 @@ pub enum Role {
     Ask,
     /// AMD root key: signs ASKs, one per product, pinned.
     Ark,
+    /// Signs endorsements of utility VMs.
+    UvmSigner,
+    /// Stands between an endorsement's signer and its root.
+    UvmAuthority,
+    /// The root that an endorsement's issuer names by digest.
+    UvmRoot,
+}
+
+impl Role {
+    /// Every role, leaf first.
+    pub const ALL: [Self; 6] =
+        [Self::Vcek, Self::Ask, Self::Ark, Self::UvmSigner, Self::UvmAuthority, Self::UvmRoot];
+
+    /// Where the chain stands.
+    const fn chain(self) -> &'static str {
+        match self {
+            Self::Vcek | Self::Ask | Self::Ark => "chain",
+            Self::UvmSigner | Self::UvmAuthority | Self::UvmRoot => "uvm_endorsement.x5chain",
+        }
+    }
 }
 
 impl fmt::Display for Role {
@@ -66,6 +86,9 @@ impl fmt::Display for Role {
             Self::Vcek => "VCEK",
             Self::Ask => "ASK",
             Self::Ark => "ARK",
+            Self::UvmSigner => "signer",
+            Self::UvmAuthority => "authority",
+            Self::UvmRoot => "root",
         })
     }
 }
@@ -106,7 +129,7 @@ macro_rules! fields {
             /// Every field once.
             pub fn all() -> Vec<Self> {
                 let mut all = vec![$(Self::$variant,)*];
-                for role in [Role::Vcek, Role::Ask, Role::Ark] {
+                for role in Role::ALL {
                     for part in [
                         CertificatePart::Encoding,
                         CertificatePart::Subject,
@@ -117,7 +140,10 @@ macro_rules! fields {
                         CertificatePart::PublicKey,
                         CertificatePart::Extensions,
                     ] {
-                        all.push(Self::Certificate(role, part));
+                        // Whoever the issuer's root certifies, by whatever name.
+                        if part != CertificatePart::Subject || role.chain() == "chain" {
+                            all.push(Self::Certificate(role, part));
+                        }
                     }
                 }
                 all
@@ -139,7 +165,7 @@ macro_rules! fields {
                             CertificatePart::PublicKey => "public key",
                             CertificatePart::Extensions => "extensions",
                         };
-                        write!(f, "chain.{role} {part}")
+                        write!(f, "{}.{role} {part}", role.chain())
                     }
                 }
             }
@@ -204,6 +230,34 @@ fields! {
     MinimumCommittedTcb => "report.committed_tcb minimum",
     /// LAUNCH_TCB (0x1F0) against the statement's minimum: the firmware that measured the guest.
     MinimumLaunchTcb => "report.launch_tcb minimum",
+    /// HOST_DATA (0xC0): SHA-256 of a confidential container's policy.
+    HostData => "report.host_data",
+    /// The endorsement of the utility VM as a whole: a COSE_Sign1 message.
+    UvmEndorsement => "uvm_endorsement",
+    /// Its protected headers.
+    UvmHeaders => "uvm_endorsement.headers",
+    /// Header alg (1).
+    UvmAlgorithm => "uvm_endorsement.alg",
+    /// Header x5chain (33): how many certificates.
+    UvmChain => "uvm_endorsement.x5chain",
+    /// SHA-256 of the last certificate of x5chain against the issuer's fingerprint.
+    UvmRootDigest => "uvm_endorsement.x5chain.root sha256",
+    /// Header x5t (34): the digest of the signer's certificate.
+    UvmSignerDigest => "uvm_endorsement.x5t",
+    /// Header signingtime: not later than now.
+    UvmSigningTime => "uvm_endorsement.signingtime",
+    /// The signature over headers and payload.
+    UvmSignature => "uvm_endorsement.signature",
+    /// Header iss: the did:x509 that the statement names.
+    UvmIssuer => "uvm_endorsement.iss",
+    /// Header feed: the product line that the statement names.
+    UvmFeed => "uvm_endorsement.feed",
+    /// The payload's JSON.
+    UvmPayload => "uvm_endorsement.payload",
+    /// The endorsed security version number against the statement's minimum.
+    UvmSvn => "uvm_endorsement.svn minimum",
+    /// The endorsed measurement against the report's.
+    UvmMeasurement => "uvm_endorsement.launchmeasurement",
     /// ID_KEY_DIGEST (0xE0).
     IdKeyDigest => "report.id_key_digest",
     /// AUTHOR_KEY_DIGEST (0x110).

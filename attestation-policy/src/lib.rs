@@ -16,7 +16,7 @@
 //! use keyfold_attestation_policy::trust_root::TrustRoot;
 //! use keyfold_attestation_policy::values::Timestamp;
 //!
-//! # struct Served { statement: Vec<u8>, claims: Vec<u8>, report: Vec<u8>, chain: Vec<u8>, channel_key: Vec<u8> }
+//! # struct Served { statement: Vec<u8>, claims: Vec<u8>, report: Vec<u8>, chain: Vec<u8>, uvm_endorsement: Option<Vec<u8>>, channel_key: Vec<u8> }
 //! /// `served` is whatever the host answered; `pinned` and `floor` are the client's own.
 //! fn channel(
 //!     served: &Served,
@@ -31,6 +31,7 @@
 //!         claims: &served.claims,
 //!         report: &served.report,
 //!         chain: ChainBytes::Pem(&served.chain),
+//!         uvm_endorsement: served.uvm_endorsement.as_deref(),
 //!     };
 //!     Ok(verify_evidence(&statement, &evidence, &served.channel_key, now)?)
 //! }
@@ -49,10 +50,14 @@
 //! The feature `development` accepts simulated chips, which protect nothing. Without it a
 //! statement that lists one is refused as a whole.
 //!
+//! [`uvm`] verifies what Microsoft endorses about the machine around a confidential container.
+//!
 //! [`deployment`] is the operator's half: one `deployment.toml` becomes the statement, the Managed
 //! HSM release policy, the Azure Attestation policy and the page that an auditor signs off;
 //! [`signing`] holds the offline keys' side of it.
 
+mod cbor;
+mod certificate;
 pub mod chain;
 pub mod claims;
 pub mod deployment;
@@ -65,5 +70,8 @@ pub mod statement;
 pub mod tcb;
 #[cfg(test)]
 mod test_chip;
+#[cfg(test)]
+mod test_uvm;
 pub mod trust_root;
+pub mod uvm;
 pub mod values;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::field::{EvidenceError, Field};
 use crate::tcb::{Product, RawTcb};
-use crate::values::{ChipId, KeyDigest, Measurement};
+use crate::values::{ChipId, KeyDigest, Measurement, Sha256};
 
 /// Length of a report in bytes.
 pub const REPORT_LENGTH: usize = 1184;
@@ -137,8 +137,8 @@ impl Report {
     }
 
     /// HOST_DATA, chosen by the host at launch.
-    pub fn host_data(&self) -> [u8; 32] {
-        self.read(0xC0)
+    pub fn host_data(&self) -> Sha256 {
+        Sha256::new(self.read(0xC0))
     }
 
     /// ID_KEY_DIGEST: the key that signed the ID block, zeros without one.

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::envelope::{Envelope, PayloadKind};
 use crate::statement::{Statement, StatementError};
 use crate::trust_root::{TrustRoot, TrustRootError};
-use crate::values::SignerKey;
+use crate::values::{Sha256, SignerKey};
 
 pub use crate::envelope::{PayloadSignature, SignatureError};
 
@@ -118,6 +118,86 @@ pub fn assemble_statement(
     let envelope = Envelope::new(PayloadKind::Statement, payload.to_vec(), signatures);
     Statement::from_payload(envelope.verify(root)?)?;
     Ok(envelope.to_json())
+}
+
+/// A statement on its way from holder to holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gathered {
+    /// The file with all signatures so far; hosts can serve it once there are enough.
+    pub file: Vec<u8>,
+    /// How many of the root's keys have signed.
+    pub signatures: usize,
+    /// How many must.
+    pub threshold: usize,
+}
+
+impl Gathered {
+    /// Whether clients will accept it.
+    pub fn is_complete(&self) -> bool {
+        self.signatures >= self.threshold
+    }
+}
+
+/// Why signatures cannot be put together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GatherError {
+    /// The statement, or a signature under it.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// What the others signed is not what this holder looked at.
+    #[error(
+        "the signed file holds another statement than the description: expected SHA-256 {expected}, \
+         found {found}; compare the two before you sign"
+    )]
+    OtherStatement {
+        /// Of the payload made from the description.
+        expected: Sha256,
+        /// Of the payload in the file.
+        found: Sha256,
+    },
+}
+
+/// Adds signatures to those of other holders, whose file is `earlier`. Every signature is verified.
+/// Those of keys that the root does not list are kept and do not count.
+///
+/// # Errors
+/// The file holds another payload, or a signature does not hold. Too few are no error.
+pub fn gather_statement(
+    payload: &[u8], earlier: Option<&[u8]>, signatures: Vec<PayloadSignature>, root: &TrustRoot,
+) -> Result<Gathered, GatherError> {
+    Statement::from_payload(payload)?;
+    let mut all = Vec::new();
+    if let Some(earlier) = earlier {
+        let envelope =
+            Envelope::parse(PayloadKind::Statement, earlier).map_err(StatementError::from)?;
+        if envelope.payload() != payload {
+            let [expected, found] = [payload, envelope.payload()].map(Sha256::of);
+            return Err(GatherError::OtherStatement { expected, found });
+        }
+        all.extend_from_slice(envelope.signatures());
+    }
+    all.extend(signatures);
+    let envelope = Envelope::new(PayloadKind::Statement, payload.to_vec(), all);
+    let threshold = root.threshold();
+    let signatures = match envelope.verify(root) {
+        Ok(_) => envelope.signatures().iter().filter(|it| root.keys().contains(&it.key)).count(),
+        Err(SignatureError::BelowThreshold { trusted, .. }) => trusted,
+        Err(error) => return Err(StatementError::from(error).into()),
+    };
+    Ok(Gathered { file: envelope.to_json(), signatures, threshold })
+}
+
+/// What a signed file says and which keys it names, **without checking a signature**: to look at, not
+/// to rely on.
+///
+/// # Errors
+/// Not a signed statement.
+pub fn read_without_checking_signatures(
+    file: &[u8],
+) -> Result<(Statement, Vec<SignerKey>), StatementError> {
+    let envelope = Envelope::parse(PayloadKind::Statement, file)?;
+    let statement = Statement::from_payload(envelope.payload())?;
+    Ok((statement, envelope.signatures().iter().map(|signature| signature.key).collect()))
 }
 
 /// Puts a new root and the signatures of the old one's and its own keys together.

@@ -17,7 +17,7 @@ use crate::values::{ConfigHash, RootCommitment, Sha256, Timestamp, shorten};
 
 #[cfg(feature = "development")]
 pub use workload::Simulated;
-pub use workload::{ProductFloor, SnpDirect, Workload};
+pub use workload::{Aci, Machine, ProductFloor, SnpDirect, UvmFloor, Workload, WorkloadId};
 
 /// The longest time between issue and expiry.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -86,7 +86,7 @@ impl Statement {
         self.root
     }
 
-    /// The accepted workloads; their measurements are all different.
+    /// The accepted workloads; what identifies them is different of each.
     pub fn workloads(&self) -> &[Workload] {
         &self.workloads
     }
@@ -303,7 +303,7 @@ impl TryFrom<Unchecked> for Statement {
         if !(1..=MAX_WORKLOADS).contains(&workloads.len()) {
             return Err(format!("workloads: expected 1 to 64, found {}", workloads.len()));
         }
-        workload::all_different("workloads", workloads.iter().map(Workload::measurement))?;
+        workload::all_different("workloads", workloads.iter().map(Workload::id))?;
         Ok(Self { name, serial, issued, expires, url, identity, config, root, workloads })
     }
 }
@@ -349,14 +349,23 @@ fn is_development_loopback(url: &str) -> bool {
 #[serde(try_from = "String")]
 struct Text(String);
 
+impl Text {
+    fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl TryFrom<String> for Text {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let is_printable = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'`';
+        let is_printable = |byte: u8| (b' '..=b'~').contains(&byte) && !b"`<>".contains(&byte);
         if (1..=MAX_TEXT_LENGTH).contains(&text.len()) && text.bytes().all(is_printable) {
             return Ok(Self(text));
         }
-        Err(format!("expected 1 to 512 printable ASCII characters, found {:?}", shorten(&text)))
+        Err(format!(
+            "expected 1 to 512 printable ASCII characters but ` < >, found {:?}",
+            shorten(&text)
+        ))
     }
 }

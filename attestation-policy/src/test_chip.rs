@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, RSA_PSS_SHA384};
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA384, RSA_PSS_SHA384, RsaEncoding};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 
@@ -30,6 +30,8 @@ pub(crate) const CHIP_ID: [u8; 64] = {
 pub(crate) enum Signer {
     Ark,
     Ask,
+    /// The signer of endorsements.
+    Uvm,
     Stranger,
 }
 
@@ -54,6 +56,7 @@ pub(crate) struct CertificateSpec {
     pub(crate) algorithm: Vec<u8>,
     pub(crate) outer_algorithm: Vec<u8>,
     pub(crate) signer: Signer,
+    pub(crate) encoding: &'static dyn RsaEncoding,
     /// Bytes put behind the finished certificate.
     pub(crate) trailing: Vec<u8>,
 }
@@ -79,7 +82,7 @@ impl CertificateSpec {
             self.key.clone(),
             tlv(0xA3, &[sequence(&extensions)]),
         ]);
-        let signature = rsa_sign(self.signer, &signed);
+        let signature = rsa_sign(self.signer, self.encoding, &signed);
         let mut certificate =
             sequence(&[signed, self.outer_algorithm.clone(), bit_string(&signature)]);
         certificate.extend(&self.trailing);
@@ -217,7 +220,9 @@ fn vcek_extensions(product: Product) -> Vec<ExtensionSpec> {
 }
 
 /// An authority's certificate; the VCEK overrides the extensions.
-fn certificate(subject: &str, issuer: &str, key: Vec<u8>, signer: Signer) -> CertificateSpec {
+pub(crate) fn certificate(
+    subject: &str, issuer: &str, key: Vec<u8>, signer: Signer,
+) -> CertificateSpec {
     CertificateSpec {
         subject: subject.into(),
         issuer: issuer.into(),
@@ -232,6 +237,7 @@ fn certificate(subject: &str, issuer: &str, key: Vec<u8>, signer: Signer) -> Cer
         algorithm: pss_algorithm(SHA384, 48),
         outer_algorithm: pss_algorithm(SHA384, 48),
         signer,
+        encoding: &RSA_PSS_SHA384,
         trailing: vec![],
     }
 }
@@ -243,6 +249,20 @@ pub(crate) fn basic_constraints(is_authority: bool) -> ExtensionSpec {
 
 pub(crate) const SHA256: &str = "2.16.840.1.101.3.4.2.1";
 pub(crate) const SHA384: &str = "2.16.840.1.101.3.4.2.2";
+
+/// RSASSA-PKCS1-v1_5 with SHA-384.
+pub(crate) fn pkcs1_algorithm() -> Vec<u8> {
+    sequence(&[oid("1.2.840.113549.1.1.12"), vec![0x05, 0x00]])
+}
+
+impl CertificateSpec {
+    /// The same, signed as Microsoft signs.
+    pub(crate) fn pkcs1(mut self) -> Self {
+        (self.algorithm, self.outer_algorithm) = (pkcs1_algorithm(), pkcs1_algorithm());
+        self.encoding = &RSA_PKCS1_SHA384;
+        self
+    }
+}
 
 /// RSASSA-PSS with the hash throughout.
 pub(crate) fn pss_algorithm(hash: &str, salt_length: u8) -> Vec<u8> {
@@ -268,26 +288,29 @@ pub(crate) fn rsa_key(holder: Signer) -> Vec<u8> {
     sequence(&[algorithm, bit_string(rsa_pair(holder).public_key().as_ref())])
 }
 
-fn rsa_sign(signer: Signer, message: &[u8]) -> Vec<u8> {
+pub(crate) fn rsa_sign(
+    signer: Signer, encoding: &'static dyn RsaEncoding, message: &[u8],
+) -> Vec<u8> {
     let key = rsa_pair(signer);
     let mut signature = vec![0; key.public_modulus_len()];
     let random = aws_lc_rs::rand::SystemRandom::new();
-    key.sign(&RSA_PSS_SHA384, &random, message, &mut signature).unwrap();
+    key.sign(encoding, &random, message, &mut signature).unwrap();
     signature
 }
 
 /// 2048 bits where AMD has 4096: quicker to make, checked by the same code.
 fn rsa_pair(holder: Signer) -> &'static RsaKeyPair {
-    static PAIRS: [OnceLock<RsaKeyPair>; 3] = [const { OnceLock::new() }; 3];
+    static PAIRS: [OnceLock<RsaKeyPair>; 4] = [const { OnceLock::new() }; 4];
     let index = match holder {
         Signer::Ark => 0,
         Signer::Ask => 1,
         Signer::Stranger => 2,
+        Signer::Uvm => 3,
     };
     PAIRS[index].get_or_init(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
 }
 
-fn chip_key() -> &'static EcdsaKeyPair {
+pub(crate) fn chip_key() -> &'static EcdsaKeyPair {
     static PAIR: OnceLock<EcdsaKeyPair> = OnceLock::new();
     PAIR.get_or_init(|| {
         let random = SystemRandom::new();
@@ -329,7 +352,7 @@ fn bit_string(bytes: &[u8]) -> Vec<u8> {
     tlv(0x03, &[vec![0], bytes.to_vec()])
 }
 
-fn oid(text: &str) -> Vec<u8> {
+pub(crate) fn oid(text: &str) -> Vec<u8> {
     tlv(0x06, &[der::asn1::ObjectIdentifier::new(text).unwrap().as_bytes().to_vec()])
 }
 

@@ -37,9 +37,12 @@ pub enum TrustRootError {
         /// What came.
         found: usize,
     },
+    /// More than anybody gathers.
+    #[error("keys: expected at most {MAX_KEYS}, found {0}")]
+    TooManyKeys(usize),
     /// One holder would count twice.
-    #[error("keys: expected at most 16 different keys, found {0}")]
-    Keys(String),
+    #[error("keys: expected each key once, found {0} twice")]
+    RepeatedKey(SignerKey),
     /// Not the JSON of a root.
     #[error("the trust root cannot be read: {0}")]
     Malformed(String),
@@ -78,10 +81,12 @@ impl TrustRoot {
         if version == 0 {
             return Err(TrustRootError::NoVersion);
         }
-        let different: BTreeSet<_> = keys.iter().collect();
-        if keys.len() > MAX_KEYS || different.len() != keys.len() {
-            let found = format!("{} keys, {} of them different", keys.len(), different.len());
-            return Err(TrustRootError::Keys(found));
+        if keys.len() > MAX_KEYS {
+            return Err(TrustRootError::TooManyKeys(keys.len()));
+        }
+        let mut different = BTreeSet::new();
+        if let Some(repeated) = keys.iter().find(|key| !different.insert(*key)) {
+            return Err(TrustRootError::RepeatedKey(*repeated));
         }
         if !(MINIMUM_THRESHOLD..=keys.len()).contains(&threshold) {
             return Err(TrustRootError::Threshold {

@@ -10,6 +10,7 @@ use keyfold_attestation_policy::signing::SigningKey;
 use keyfold_attestation_policy::statement::{SerialFloor, Statement, verify_statement};
 use keyfold_attestation_policy::tcb::Product;
 use keyfold_attestation_policy::trust_root::TrustRoot;
+use keyfold_attestation_policy::uvm::verify_endorsement;
 use keyfold_attestation_policy::values::{Sha256, Timestamp};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -28,6 +29,11 @@ proptest! {
         prop_assert!(verify_statement(&bytes, &common::root(), &floor, common::now()).is_err());
         prop_assert!(common::root().successor(&bytes).is_err());
         prop_assert!(verify_amd_chain(ChainBytes::Pem(&bytes), common::now()).is_err());
+        let uvm = serde_json::from_value(common::container()["uvm"].clone()).unwrap();
+        prop_assert!(verify_endorsement(&bytes, &uvm, common::now()).is_err());
+        // The right beginning reaches deeper.
+        let message = [b"\xd2\x84\x43\xa1\x01\x38", bytes.as_slice()].concat();
+        prop_assert!(verify_endorsement(&message, &uvm, common::now()).is_err());
         let der = ChainBytes::Der { vcek: &bytes, ask: &bytes, ark: &bytes };
         prop_assert!(verify_amd_chain(der, common::now()).is_err());
     }
@@ -72,6 +78,24 @@ proptest! {
         if let Ok(statement) = Statement::from_payload(&payload) {
             let again = Statement::from_payload(&statement.to_payload()).unwrap();
             prop_assert_eq!(again, statement);
+        }
+    }
+
+    /// A right policy with a few bytes changed passes only if it still says the same.
+    #[test]
+    fn damaged_release_policies(changes in prop::collection::vec((any::<Index>(), any::<u8>()), 1..4)) {
+        let deployment = include_str!("deployment/deployment.toml");
+        let deployment = Deployment::from_toml(deployment).unwrap();
+        let good = deployment.release_policy();
+        let mut policy = good.clone().into_bytes();
+        for (at, byte) in changes {
+            let at = at.index(policy.len());
+            policy[at] = byte;
+        }
+        let Ok(verdict) = deployment.check_release_policy(&policy) else { return Ok(()) };
+        if verdict.findings.is_empty() && verdict.unserved.is_empty() {
+            let read = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
+            prop_assert_eq!(read(&policy), read(good.as_bytes()));
         }
     }
 

@@ -2,8 +2,11 @@
 
 mod common;
 
-use common::{base64, key, now, root, sign, signed, statement, time};
-use keyfold_attestation_policy::signing::{SignatureError, assemble_statement};
+use common::{MICROSOFT, base64, container, key, now, root, sign, signed, statement, time};
+use keyfold_attestation_policy::signing::{
+    GatherError, SignatureError, assemble_statement, gather_statement,
+    read_without_checking_signatures,
+};
 use keyfold_attestation_policy::statement::{
     SerialFloor, StatementError, VerifiedStatement, Workload, verify_statement,
 };
@@ -262,6 +265,22 @@ fn every_member_is_mandatory() {
             malformed(|it| drop(it["workloads"][0].as_object_mut().unwrap().remove(member)));
         assert!(reason.contains(&format!("missing field `{member}`")), "{reason}");
     }
+    let members: Vec<String> = container().as_object().unwrap().keys().cloned().collect();
+    assert_eq!(members.len(), 8);
+    for member in members {
+        let reason = malformed(|it| {
+            it["workloads"][0] = container();
+            drop(it["workloads"][0].as_object_mut().unwrap().remove(&member));
+        });
+        assert!(reason.contains(&format!("missing field `{member}`")), "{reason}");
+    }
+    for member in ["issuer", "feed", "minimum_svn"] {
+        let reason = malformed(|it| {
+            it["workloads"][0] = container();
+            drop(it["workloads"][0]["uvm"].as_object_mut().unwrap().remove(member));
+        });
+        assert!(reason.contains(&format!("missing field `{member}`")), "{reason}");
+    }
     for member in ["bootloader", "tee", "snp", "microcode"] {
         let reason = malformed(|it| {
             let tcb = &mut it["workloads"][0]["minimum_tcb"][0]["tcb"];
@@ -269,6 +288,48 @@ fn every_member_is_mandatory() {
         });
         assert!(reason.contains(&format!("missing field `{member}`")), "{reason}");
     }
+}
+
+#[test]
+fn a_containers_values_are_checked() {
+    let mut right = statement();
+    right["workloads"][0] = container();
+    let verified = verify(&signed(&right)).unwrap();
+    let [Workload::Aci(workload)] = verified.statement().workloads() else { panic!("a container") };
+    assert_eq!(workload.uvm.feed(), "ContainerPlat-AMD-UVM");
+    assert_eq!(workload.uvm.issuer.to_string(), MICROSOFT);
+    let again: Value = serde_json::from_slice(&verified.statement().to_payload()).unwrap();
+    assert_eq!(again, right);
+
+    let subject = MICROSOFT.replace("::eku:1.3.6.1.4.1.311.76.59.1.2", "::subject:CN:Microsoft");
+    for (pointer, value, expected) in [
+        ("/host_data", json!("77".repeat(48)), "lower-case hex"),
+        ("/uvm/minimum_svn", json!(0), "1 or more"),
+        ("/uvm/minimum_svn", json!("104"), "invalid type"),
+        ("/uvm/feed", json!(""), "printable ASCII"),
+        ("/uvm/issuer", json!("did:web:example.org"), "did:x509"),
+        ("/uvm/issuer", json!(subject), "did:x509"),
+        ("/uvm/issuer", json!(MICROSOFT.replace("x509:0", "x509:1")), "did:x509"),
+        ("/uvm/issuer", json!(MICROSOFT.replace("sha256", "sha384")), "did:x509"),
+        ("/uvm/issuer", json!(MICROSOFT.replace("t9s::", "t9t::")), "did:x509"),
+        ("/uvm/issuer", json!(MICROSOFT.replace("t9s::", "t9s=::")), "did:x509"),
+        ("/uvm/issuer", json!(format!("{MICROSOFT}.")), "did:x509"),
+        ("/uvm/issuer", json!(format!("{MICROSOFT}::eku:1.2.3")), "did:x509"),
+        ("/minimum_tcb", json!([]), "at least one product"),
+        ("/policy_required", json!(["cxl-allowed"]), "each entry once"),
+    ] {
+        let reason = malformed(|it| {
+            it["workloads"][0] = container();
+            *it["workloads"][0].pointer_mut(pointer).unwrap() = value.clone();
+        });
+        assert!(reason.contains(expected), "{pointer} = {value}: {reason}");
+    }
+    // A container twice, and one beside an image.
+    let reason = malformed(|it| it["workloads"] = json!([container(), container()]));
+    assert!(reason.contains("each entry once"), "{reason}");
+    let mut both = statement();
+    both["workloads"].as_array_mut().unwrap().push(container());
+    verify(&signed(&both)).unwrap();
 }
 
 #[test]
@@ -312,6 +373,7 @@ fn values_are_checked() {
         ("/url", json!(format!("https://{}", "a".repeat(510))), "https URL"),
         ("/identity/client_id", json!(""), "printable ASCII"),
         ("/identity/client_id", json!("a`b"), "printable ASCII"),
+        ("/identity/client_id", json!("<client id>"), "printable ASCII"),
         ("/identity/client_id", json!("a".repeat(513)), "printable ASCII"),
         ("/identity/audience", json!("a\nb"), "printable ASCII"),
         ("/identity/audience", json!("\u{202e}b"), "printable ASCII"),
@@ -332,7 +394,15 @@ fn values_are_checked() {
             "each entry once",
         ),
         ("/workloads/0/id_key_digest", json!("00"), "lower-case hex"),
-        ("/workloads/0/profile", json!("aci"), "unknown variant"),
+        (
+            "/workloads/0/id_key_digest",
+            json!("00".repeat(48)),
+            "id_key_digest: expected the digest",
+        ),
+        ("/workloads/0/author_key_digest", json!("00".repeat(48)), "found zeros"),
+        ("/workloads/0/profile", json!("azure-cvm"), "unknown variant"),
+        // The measurement is Microsoft's: a container is known by its policy, not by that.
+        ("/workloads/0/profile", json!("aci"), "unknown field `measurement`"),
     ];
     for (pointer, value, expected) in cases {
         let (parent, member) = pointer.rsplit_once('/').unwrap();
@@ -393,4 +463,47 @@ fn assembling_verifies() {
     assert!(assemble_statement(&payload, signatures[..1].to_vec(), &root()).is_err());
     assert!(assemble_statement(b"{}", signatures, &root()).is_err());
     assert!(key(1).sign_statement(b"{}").is_err());
+}
+
+/// Two holders, each on a machine of their own: the second adds to the first one's file.
+#[test]
+fn signatures_are_gathered_from_holder_to_holder() {
+    let payload = serde_json::to_vec(&statement()).unwrap();
+    let by = |seed: u8| vec![key(seed).sign_statement(&payload).unwrap()];
+    let first = gather_statement(&payload, None, by(1), &root()).unwrap();
+    assert_eq!((first.signatures, first.threshold, first.is_complete()), (1, 2, false));
+    let error = verify(&first.file).unwrap_err();
+    assert!(
+        matches!(error, StatementError::Signature(SignatureError::BelowThreshold { .. })),
+        "{error}"
+    );
+
+    // A key that the root does not list is kept, and does not count.
+    let third = gather_statement(&payload, Some(&first.file), by(9), &root()).unwrap();
+    assert_eq!(third.signatures, 1);
+    let second = gather_statement(&payload, Some(&third.file), by(2), &root()).unwrap();
+    assert!(second.is_complete());
+    assert_eq!(verify(&second.file).unwrap().statement().serial(), 7);
+    let (read, signers) = read_without_checking_signatures(&second.file).unwrap();
+    assert_eq!(read.serial(), 7);
+    assert_eq!(signers, [1, 9, 2].map(|seed| key(seed).public_key()));
+}
+
+#[test]
+fn what_the_others_signed_must_be_what_this_holder_saw() {
+    let payload = serde_json::to_vec(&statement()).unwrap();
+    let by = |seed: u8, payload: &[u8]| vec![key(seed).sign_statement(payload).unwrap()];
+    let first = gather_statement(&payload, None, by(1, &payload), &root()).unwrap();
+    let mut other = statement();
+    other["url"] = json!("https://elsewhere.example");
+    let other = serde_json::to_vec(&other).unwrap();
+    let error = gather_statement(&other, Some(&first.file), by(2, &other), &root()).unwrap_err();
+    assert!(matches!(error, GatherError::OtherStatement { .. }), "{error}");
+
+    // The same holder twice, and a signature over something else.
+    let error = gather_statement(&payload, Some(&first.file), by(1, &payload), &root());
+    assert!(error.unwrap_err().to_string().contains("each key once"));
+    let error = gather_statement(&payload, None, by(1, &other), &root()).unwrap_err();
+    assert!(error.to_string().contains("over other bytes"), "{error}");
+    assert!(gather_statement(b"{}", None, vec![], &root()).is_err());
 }

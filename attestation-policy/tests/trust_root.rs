@@ -30,8 +30,10 @@ fn thresholds_and_keys_are_checked() {
     assert!(!threshold(0, &[1, 2]));
     assert!(!threshold(3, &[1, 2]));
     assert!(!threshold(2, &[1, 1]));
-    assert!(!threshold(2, &[1, 2, 2]));
-    assert!(!threshold(2, &(1..=17).collect::<Vec<_>>()));
+    let refused = |seeds: &[u8]| TrustRoot::new(1, 2, keys(seeds)).unwrap_err();
+    assert_eq!(refused(&[1, 2, 2]), TrustRootError::RepeatedKey(key(2).public_key()));
+    let too_many: Vec<_> = (1..=17).collect();
+    assert_eq!(refused(&too_many), TrustRootError::TooManyKeys(17));
     assert!(TrustRoot::new(0, 2, keys(&[1, 2])).is_err());
     // One key is enough in development only.
     assert_eq!(threshold(1, &[1, 2]), cfg!(feature = "development"));

@@ -29,10 +29,8 @@ impl<'de, const N: usize> Deserialize<'de> for Bytes<N> {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut bytes = [0; N];
-                for (index, byte) in bytes.iter_mut().enumerate() {
-                    *byte = seq
-                        .next_element()?
-                        .ok_or_else(|| A::Error::invalid_length(index, &self))?;
+                for byte in &mut bytes {
+                    *byte = seq.next_element()?.ok_or_else(|| A::Error::custom("too short"))?;
                 }
                 Ok(Bytes(bytes))
             }

@@ -35,7 +35,8 @@ pub struct Envelope<'a> {
 /// class is not its own, so a client cannot talk its host out of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
-    /// Opens an account. Needs a fresh sign-in; nothing is attached.
+    /// Opens an account. Needs a fresh sign-in; the guard that the person's account before ended with
+    /// is attached, where there was one.
     Enroll,
     /// Changes the guard. Guard and vault are attached.
     Guard,
@@ -51,6 +52,8 @@ pub enum Class {
     Status,
     /// Reads. Guard, a ledger read and the audit events after this version are attached.
     Audit(u64),
+    /// Tries a PIN: the guard changes twice. Needs a fresh sign-in; the guard is attached.
+    Recover,
 }
 
 /// Which of a device's two keys signed.
@@ -105,6 +108,12 @@ pub enum Request {
     Status,
     /// Reads the guard's history after a point, checked against the ledger.
     Audit(ChainPoint),
+    /// Registers a device by PIN. Signed by that device; fresh sign-in.
+    Recover(Recover),
+    /// Sets the PIN and lifts a lockout. User verification, fresh sign-in.
+    ChangePin(ChangePin),
+    /// Ends the account for good: no devices, no PIN, no secret. User verification, fresh sign-in.
+    DeleteAccount(GuardBase),
 }
 
 /// A PIN after the client's Argon2id. Never printed; wiped on drop.
@@ -145,6 +154,9 @@ pub struct GuardBase {
     pub guard: u64,
     /// Vault point of the device that asks; must be the attached vault's.
     pub vault: ChainPoint,
+    /// The point that this version of the guard is anchored to. By naming it the device says that its
+    /// own chain has passed through it, which a vault version cannot show.
+    pub anchor: ChainPoint,
 }
 
 /// See [`Request::ApproveDevice`].
@@ -163,6 +175,28 @@ pub struct RevokeDevice {
     pub base: GuardBase,
     /// The device to strike off.
     pub device: DeviceId,
+}
+
+/// See [`Request::Recover`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recover {
+    /// Live guard version this try counts at; any other is refused, and told. A client signs only
+    /// versions it was told so: a host could keep a try for a version still to come, and reset the
+    /// count with it after tries of its own. To ask, 0.
+    pub guard: u64,
+    /// The PIN to try.
+    pub pin: StretchedPin,
+    /// The device to register if it is right.
+    pub device: Device,
+}
+
+/// See [`Request::ChangePin`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangePin {
+    /// What is changed.
+    pub base: GuardBase,
+    /// The PIN from now on.
+    pub pin: StretchedPin,
 }
 
 /// PRF inputs, already hashed as WebAuthn says (prefix and salt): one or two.
@@ -296,7 +330,7 @@ pub type Outcome<'a> = Result<Success<'a>, Refusal>;
 /// What a request brought. Append-only; each request has its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Success<'a> {
-    /// Of Enroll, ApproveDevice, RevokeDevice, Anchor: committed.
+    /// Of whatever changes the guard: committed.
     GuardChanged(GuardChanged),
     /// Of Touch, UpdatePasskey, DeletePasskey.
     Put(PutDone),
@@ -418,6 +452,8 @@ pub struct AccountStatus {
     pub vault: ChainPoint,
     /// Registered devices, oldest first.
     pub devices: Vec<DeviceView, { limits::DEVICES }>,
+    /// PINs tried in a row, none of them right; at [`limits::TRIES`] recovery is locked.
+    pub failures: u8,
 }
 
 /// A registered device.
@@ -452,7 +488,8 @@ pub struct AuditEvent {
     pub kind: AuditKind,
     /// The device that asked.
     pub actor: DeviceId,
-    /// The device it was about; the actor where it was about no other.
+    /// The device it was about; the actor where it was about no other. Of a recovery, the device
+    /// that made room.
     pub subject: DeviceId,
     /// Seconds since 1970, as the host claimed: no proof of time.
     pub host_time: u64,
@@ -469,6 +506,16 @@ pub enum AuditKind {
     DeviceRevoked,
     /// The vault's point was written into the guard.
     Anchored,
+    /// The PIN was set by a trusted device.
+    PinChanged,
+    /// A try was charged, before anything was compared.
+    TryCharged,
+    /// The charged try was wrong.
+    TryFailed,
+    /// The charged try was right: the device that made it is registered.
+    Recovered,
+    /// The account was ended.
+    Deleted,
 }
 
 /// Why the core said no, for the client's eyes only. Append-only. Advisory: a host can withhold or
@@ -493,7 +540,8 @@ pub enum Refusal {
     StaleVault,
     /// Events or records that do not fit their chain.
     BrokenChain,
-    /// The ledger read is missing, of another frame, or shows another guard.
+    /// The ledger read is missing, of another frame, or shows another guard: a change may be on its
+    /// way from the ledger to the storage, so ask again.
     NotFresh,
     /// Sixteen devices are registered.
     TooManyDevices,
@@ -509,6 +557,14 @@ pub enum Refusal {
     RecordChanged,
     /// None of the relying party's algorithms.
     UnsupportedAlgorithm,
+    /// Not the PIN; so many tries are left.
+    WrongPin(u8),
+    /// Too many wrong PINs in a row: a trusted device sets a new one.
+    Locked,
+    /// The account was ended; the person may open its next generation.
+    Closed,
+    /// The signed try is for another version than the live guard's, which is this one.
+    GuardAt(u64),
 }
 
 impl Request {
@@ -517,7 +573,10 @@ impl Request {
         match self {
             Self::Enroll(_) => class == Class::Enroll,
             Self::ApproveDevice(_) | Self::Anchor(_) => class == Class::Guard,
-            Self::RevokeDevice(_) => class == Class::GuardFresh,
+            Self::RevokeDevice(_) | Self::ChangePin(_) | Self::DeleteAccount(_) => {
+                class == Class::GuardFresh
+            }
+            Self::Recover(_) => class == Class::Recover,
             Self::Touch(_) | Self::CreatePasskey(_) | Self::DeletePasskey(_) => {
                 class == Class::Put(None)
             }
@@ -535,7 +594,7 @@ impl Class {
     /// the outcome.
     pub const fn reply_size(self, items: usize) -> usize {
         match self {
-            Self::Enroll | Self::Guard | Self::GuardFresh => 256,
+            Self::Enroll | Self::Guard | Self::GuardFresh | Self::Recover => 256,
             Self::Put(_) => 768,
             Self::Assert(_) => 384,
             Self::Sync(_) => items.saturating_mul(576).saturating_add(256),

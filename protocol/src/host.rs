@@ -35,6 +35,8 @@ pub enum HostRequest<'a> {
     Handle(Handle<'a>),
     /// Turns a staged guard into a live one.
     Commit(Commit<'a>),
+    /// Compares the PIN of a charged try, and stages what comes of it.
+    Settle(Settle<'a>),
 }
 
 /// What makes one measured image the enclave of one deployment.
@@ -163,9 +165,21 @@ pub struct Commit<'a> {
     /// The staged guard.
     #[serde(borrow)]
     pub staged: Attached<'a>,
+    /// Its digest, as the ledger recorded it.
+    pub digest: Claimed<Digest>,
     /// The ledger's receipt for its append.
     #[serde(serialize_with = "at_once")]
     pub receipt: &'a [u8],
+}
+
+/// See [`HostRequest::Settle`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settle<'a> {
+    /// Whose guard.
+    pub account: Account,
+    /// The live guard in which the try was charged.
+    #[serde(borrow)]
+    pub guard: Attached<'a>,
 }
 
 /// A frame from the enclave. Append-only.
@@ -184,12 +198,15 @@ pub enum HostReply<'a> {
     Session(SessionId),
     /// Of Handle: forward `sealed` once `put` is durable.
     Reply(Reply<'a>),
-    /// Of Handle: store, append to the ledger, commit.
+    /// Of Handle and Settle: store, append to the ledger, commit.
     Staged(Staged<'a>),
-    /// Of Commit: store the live guard, then forward `sealed`.
+    /// Of Commit: store the live guard, then do what comes next.
     Committed(Committed<'a>),
     /// Of anything.
     Refused(HostRefusal),
+    /// Of Handle with a Recover: too many tries failed. Forward this sealed answer.
+    #[serde(serialize_with = "at_once")]
+    Locked(&'a [u8]),
 }
 
 /// Runtime claims and the report that binds them.
@@ -255,9 +272,6 @@ pub struct Staged<'a> {
     /// The sealed staged guard.
     #[serde(borrow, serialize_with = "at_once")]
     pub guard: &'a [u8],
-    /// The sealed audit event of this version.
-    #[serde(serialize_with = "at_once")]
-    pub audit: &'a [u8],
 }
 
 /// A guard that is live, and the answer its request was waiting for.
@@ -268,9 +282,25 @@ pub struct Committed<'a> {
     /// The sealed live guard.
     #[serde(borrow, serialize_with = "at_once")]
     pub guard: &'a [u8],
-    /// Sealed [`crate::client::Outcome`].
+    /// The sealed audit event of this version.
     #[serde(serialize_with = "at_once")]
-    pub sealed: &'a [u8],
+    pub audit: &'a [u8],
+    /// What to do with it.
+    #[serde(borrow)]
+    pub next: Next<'a>,
+}
+
+/// What a committed guard asks of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Next<'a> {
+    /// Forward this sealed [`crate::client::Outcome`].
+    #[serde(serialize_with = "at_once")]
+    Answer(&'a [u8]),
+    /// A try is charged: settle it.
+    Settle,
+    /// The account has ended: drop all of it but the guard, then forward this.
+    #[serde(serialize_with = "at_once")]
+    Closed(&'a [u8]),
 }
 
 /// Why the core did nothing, for the host. Append-only; tells it nothing it could not know.

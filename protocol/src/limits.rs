@@ -7,6 +7,8 @@ pub const PROTOCOL_VERSION: u16 = 1;
 pub const FRAME: usize = 256 * 1024;
 /// Registered devices per account.
 pub const DEVICES: usize = 16;
+/// PINs tried in a row, none of them right, that lock recovery. The core's constant: nothing sets it.
+pub const TRIES: u8 = 10;
 /// Sessions an enclave link remembers.
 pub const SESSIONS: usize = 4096;
 /// Items in one page of a sync or an audit reply.

@@ -49,8 +49,7 @@ pub fn session_id(sha256: Sha256, encapsulated_key: &[u8]) -> SessionId {
 }
 
 fn first_16(digest: [u8; 32]) -> [u8; 16] {
-    let mut first = digest.into_iter();
-    core::array::from_fn(|_| first.next().unwrap_or_default())
+    digest.first_chunk().copied().unwrap_or_default()
 }
 
 /// What makes one image the enclave of one deployment; part of every claim, and of the policy under

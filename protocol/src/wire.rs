@@ -12,14 +12,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-impl core::fmt::Display for Malformed {
-    fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
-        f.write_str("malformed message")
-    }
-}
-
-impl core::error::Error for Malformed {}
-
 /// Encodes `value` at the start of `out` and returns its length.
 pub fn encode<T: Serialize>(value: &T, out: &mut [u8]) -> Result<usize, Malformed> {
     postcard::to_slice(value, out).map(|used| used.len()).map_err(|_| Malformed)
@@ -64,9 +56,9 @@ impl Flavor for Matches<'_> {
 
 /// Encodes `value` with its length in front and zeros behind, filling `out` to the last byte.
 pub fn encode_padded<T: Serialize>(value: &T, out: &mut [u8]) -> Result<(), Malformed> {
-    let (length, body) = out.split_at_mut_checked(PADDING_HEADER).ok_or(Malformed)?;
+    let (length, body) = out.split_first_chunk_mut::<PADDING_HEADER>().ok_or(Malformed)?;
     let used = encode(value, body)?;
-    length.copy_from_slice(&u32::try_from(used).map_err(|_| Malformed)?.to_be_bytes());
+    *length = u32::try_from(used).map_err(|_| Malformed)?.to_be_bytes();
     body.get_mut(used..).ok_or(Malformed)?.fill(0);
     Ok(())
 }

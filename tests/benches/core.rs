@@ -11,13 +11,17 @@ use std::hint::black_box;
 
 use criterion::Criterion;
 use keyfold_protocol::client::{Assert, Class, KeyKind, Request};
-use keyfold_protocol::host::{HostReply, HostRequest, OpenSession};
+use keyfold_protocol::host::{
+    Attached, Claimed, Commit, HostReply, HostRequest, OpenSession, Settle,
+};
 use keyfold_protocol::ids::RpId;
 use keyfold_tests::device::{Session, TestDevice};
 use keyfold_tests::enclave::{self, decode};
-use keyfold_tests::world::World;
+use keyfold_tests::world::{PIN, World};
 
 mod primitives;
+
+use primitives::guard::Recovery;
 
 /// A piece of work that can be repeated.
 type Work = Box<dyn FnMut()>;
@@ -25,7 +29,7 @@ type Work = Box<dyn FnMut()>;
 /// What is measured: its name, and its set-up.
 type Case = (&'static str, fn() -> Work);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 13] = [
     ("assert/core", assert),
     ("assert/primitives", || {
         let mut primitives = primitives::Assert::new();
@@ -42,7 +46,18 @@ const CASES: [Case; 7] = [
         Box::new(move || primitives.run())
     }),
     ("sync/page of 64", sync),
+    ("charge/core", charge),
+    ("charge/primitives", || floor(Recovery::charge)),
+    ("commit/core", commit),
+    ("commit/primitives", || floor(Recovery::commit)),
+    ("settle/core", settle),
+    ("settle/primitives", || floor(Recovery::settle)),
 ];
+
+fn floor(stage: fn(&mut Recovery)) -> Work {
+    let mut primitives = Recovery::new();
+    Box::new(move || stage(&mut primitives))
+}
 
 fn main() {
     let Ok(count) = std::env::var("KEYFOLD_COUNT") else {
@@ -71,7 +86,7 @@ fn account(world: &mut World) -> TestDevice {
 fn repeat(mut world: World, frame: Vec<u8>) -> Work {
     let written = world.enclave.run(&frame);
     let served = decode(world.enclave.reply(written));
-    assert!(matches!(served, HostReply::Reply(_) | HostReply::Session(_)), "{served:?}");
+    assert!(!matches!(served, HostReply::Refused(_)), "{served:?}");
     Box::new(move || {
         world.enclave.run(black_box(&frame));
     })
@@ -102,6 +117,43 @@ fn create() -> Work {
     let device = account(&mut world);
     let create = Request::CreatePasskey(world.create_request("example.com", "alice"));
     request(world, &device, Class::Put(None), &create)
+}
+
+/// An account whose device list is full, and a device that tries the right PIN.
+fn trying() -> (World, TestDevice, Request) {
+    let mut world = World::new();
+    account(&mut world);
+    let device = TestDevice::new("new");
+    let request = world.recover_request(&device, PIN);
+    (world, device, request)
+}
+
+fn charge() -> Work {
+    let (world, device, recover) = trying();
+    request(world, &device, Class::Recover, &recover)
+}
+
+fn commit() -> Work {
+    let (mut world, device, recover) = trying();
+    let (_, row) = world.stage(&device, &recover, Class::Recover);
+    let receipt = world.ledger.append(row.tag, row.version, row.digest).expect("free");
+    let frame = enclave::encode(&HostRequest::Commit(Commit {
+        account: world.account,
+        staged: Attached { version: Claimed(row.version), sealed: &row.guard },
+        digest: Claimed(row.digest),
+        receipt: &receipt,
+    }));
+    repeat(world, frame)
+}
+
+fn settle() -> Work {
+    let (mut world, device, recover) = trying();
+    let (_, row) = world.stage(&device, &recover, Class::Recover);
+    world.append_and_commit_one(&row).expect("charged");
+    let guard =
+        Attached { version: Claimed(row.version), sealed: &world.stored.guards[&row.version] };
+    let settle = enclave::encode(&HostRequest::Settle(Settle { account: world.account, guard }));
+    repeat(world, settle)
 }
 
 fn session_open() -> Work {

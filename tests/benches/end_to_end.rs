@@ -1,5 +1,7 @@
 //! Sign-ins per second through everything: HTTP, host, pipe, enclave, SQLite; and their latency at
-//! half that load.
+//! half that load. Then recoveries per second, with ledgers whose receipts take longer and longer; and
+//! sign-ins again over each way to an enclave, with many in flight and with one for each link, so that
+//! what frames gain from sharing a wake can be seen.
 //!
 //! The load generator runs on the same machine, so it is kept cheap and said so: every frame is
 //! signed and sealed before the clock starts, requests leave over kept-alive connections as bytes
@@ -11,10 +13,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keyfold_local::{Binaries, Deployment, Options};
+use keyfold_image::command_line::PORT;
+use keyfold_local::{Binaries, Deployment, Machine, Options, Place};
 use keyfold_protocol::client::{
-    Assert, Class, CreatePasskey, Enroll, Envelope, KeyKind, Outcome, Request, StretchedPin,
-    Success, UserNames,
+    Assert, Class, CreatePasskey, Enroll, Envelope, KeyKind, Outcome, Recover, Request,
+    StretchedPin, Success, UserNames,
 };
 use keyfold_protocol::ids::{Account, ChannelKeyId, Digest, Name, RpId, UserHandle};
 use keyfold_protocol::transcript::{Chain, account_id};
@@ -30,6 +33,8 @@ const ACCOUNTS: usize = 64;
 const CONNECTIONS: usize = 64;
 /// One link keeps one processor busy.
 const ENCLAVES: usize = 2;
+/// How long the ledger takes for a receipt, in milliseconds; a CCF network signs every so often.
+const RECEIPTS: [u64; 3] = [2, 20, 200];
 /// Sign-ins prepared per account; sent round and round, which the enclave serves like new ones.
 const PREPARED: usize = 64;
 
@@ -45,51 +50,211 @@ fn main() {
 }
 
 async fn measure(phase: Duration) -> Value {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let binaries = Binaries::in_folder(&target.join("release")).expect("release programs");
-    let folder = target.join("bench-deployment");
-    let _ = std::fs::remove_dir_all(&folder);
-    let key_cache = Some(target.join("dev-keys"));
-    let options = Options { key_cache, enclaves: ENCLAVES, ..Options::default() };
-    let deployment = Deployment::start(&folder, binaries, options).await.expect("a deployment");
-    let mut people = Vec::new();
-    for index in 0..ACCOUNTS {
-        people.push(Person::new(&deployment, index).await.requests());
-    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        std::path::PathBuf::from,
+    );
+    let (deployment, people) = deployment(&target, Options::default()).await;
+    let people: Vec<_> = people.into_iter().map(Person::requests).collect();
     let address = deployment.url.trim_start_matches("http://").to_owned();
     eprintln!("{ACCOUNTS} accounts ready; warming up");
-    run(&address, &people, phase / 4, None).await;
-    let full = run(&address, &people, phase, None).await;
+    run(&address, &people, phase / 4, CONNECTIONS, None).await;
+    let before = Busy::now(&deployment);
+    let full = run(&address, &people, phase, CONNECTIONS, None).await;
+    let busy = Busy::now(&deployment).since(&before);
     let rate = full.len() as f64 / phase.as_secs_f64();
     eprintln!("{rate:.0} sign-ins/s with {CONNECTIONS} in flight; now at half that");
-    let half = run(&address, &people, phase, Some(rate / 2.0)).await;
+    let half = run(&address, &people, phase, CONNECTIONS, Some(rate / 2.0)).await;
     let percentile = |p: f64| {
         let index = ((half.len() as f64 * p) as usize).min(half.len() - 1);
         half[index].as_secs_f64() * 1000.0
     };
+    drop(deployment);
+    let mut recoveries = Vec::new();
+    // A quick run has no time for slow ledgers.
+    let ledgers = if phase < Duration::from_secs(5) { &RECEIPTS[..1] } else { &RECEIPTS };
+    for latency in ledgers.iter().copied() {
+        recoveries.push(recover(&target, phase, latency).await);
+    }
+    let image = target.join("image/development");
+    let machine = Machine { image: image.clone(), cpus: SPARE + 1, clock: None };
+    let mut links = Vec::new();
+    for (name, place) in [
+        ("pipe", Place::Children),
+        ("Unix socket", Place::Beside),
+        ("vsock, machine emulated", Place::Machine(machine)),
+    ] {
+        if matches!(place, Place::Machine(_)) && !image.is_dir() {
+            eprintln!("no machine: `cargo xtask image build --development` makes its image");
+            continue;
+        }
+        links.push(link(&target, phase / 2, name, place).await);
+    }
     json!({
+        "recoveries": recoveries,
+        "links": links,
         "sign_ins_per_s": rate,
         "p50_ms": percentile(0.5),
         "p99_ms": percentile(0.99),
         "p999_ms": percentile(0.999),
+        "processor_us_per_sign_in": busy.per(full.len()),
         "enclaves": ENCLAVES,
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
         "load_generator": "of this project: frames sealed in advance, 64 kept-alive HTTP/1.1 connections, one thread of the same machine",
     })
 }
 
+/// A processor of the machine whose port the host does not take: after as many as there are enclaves.
+const SPARE: u8 = 2;
+
+/// Sign-ins over one kind of link; for a machine also how long it takes to serve again.
+async fn link(target: &Path, phase: Duration, name: &str, place: Place) -> Value {
+    let is_machine = matches!(place, Place::Machine(_));
+    let (deployment, people) = deployment(target, Options { place, ..Options::default() }).await;
+    let people: Vec<_> = people.into_iter().map(Person::requests).collect();
+    let address = deployment.url.trim_start_matches("http://").to_owned();
+    run(&address, &people, phase / 4, CONNECTIONS, None).await;
+    let mut found = json!({"link": name});
+    for (load, connections) in [("many", CONNECTIONS), ("one_each", ENCLAVES)] {
+        let before = Busy::now(&deployment);
+        let all = run(&address, &people, phase, connections, None).await;
+        let busy = Busy::now(&deployment).since(&before);
+        let rate = all.len() as f64 / phase.as_secs_f64();
+        eprintln!("{name}: {rate:.0} sign-ins/s with {connections} in flight");
+        found[load] = json!({"sign_ins_per_s": rate, "processor_us": busy.per(all.len())});
+    }
+    if is_machine {
+        let seconds = tokio::task::spawn_blocking(move || boot(&deployment)).await;
+        found["boot_to_serving_s"] = seconds.expect("it comes back").into();
+    }
+    found
+}
+
+/// Seconds from the start of a machine, another having been killed, until it takes a link.
+fn boot(deployment: &Deployment) -> f64 {
+    let of_machine = deployment.beside[0].children().expect("it runs");
+    let ids = of_machine.iter().map(i32::to_string);
+    let died = std::process::Command::new("kill").arg("-9").args(ids).status();
+    assert!(died.is_ok_and(|status| status.success()), "kill -9 {of_machine:?}");
+    let started = Instant::now();
+    while deployment.machine_port(PORT + u32::from(SPARE)).is_err() {
+        assert!(started.elapsed() < Duration::from_secs(120), "the machine does not come back");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    started.elapsed().as_secs_f64()
+}
+
+/// A fresh deployment of the release programs, and people with an account each.
+async fn deployment(target: &Path, options: Options) -> (Deployment, Vec<Person>) {
+    let binaries = Binaries::in_folder(&target.join("release")).expect("release programs");
+    let folder = target.join("bench-deployment");
+    let _ = std::fs::remove_dir_all(&folder);
+    let key_cache = Some(target.join("dev-keys"));
+    let options = Options { key_cache, enclaves: ENCLAVES, ..options };
+    let deployment = Deployment::start(&folder, binaries, options).await.expect("a deployment");
+    let mut people = Vec::new();
+    for index in 0..ACCOUNTS {
+        people.push(Person::new(&deployment, index).await);
+    }
+    (deployment, people)
+}
+
+/// Processor time that was used, in seconds: what bounds the rate.
+struct Busy {
+    host: f64,
+    enclaves: f64,
+    generator: f64,
+}
+
+impl Busy {
+    /// Of the deployment's host, of its enclaves, and of this process.
+    fn now(deployment: &Deployment) -> Self {
+        let beside = deployment.beside.iter().map(|program| used(program.id()));
+        let around = deployment.beside.iter().chain([&deployment.host]);
+        let children = around.flat_map(|program| program.children().expect("it runs"));
+        Self {
+            host: used(deployment.host.id()),
+            enclaves: children.map(used).chain(beside).sum(),
+            generator: used("self"),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            host: self.host - before.host,
+            enclaves: self.enclaves - before.enclaves,
+            generator: self.generator - before.generator,
+        }
+    }
+
+    /// Microseconds for each of so many sign-ins.
+    fn per(&self, sign_ins: usize) -> Value {
+        let each = |seconds: f64| seconds * 1e6 / sign_ins as f64;
+        json!({
+            "host": each(self.host),
+            "enclaves": each(self.enclaves),
+            "load_generator": each(self.generator),
+        })
+    }
+}
+
+/// What a process has used: fields 14 and 15 of proc(5)'s `stat`, in hundredths of a second.
+fn used(process: impl std::fmt::Display) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>());
+    f64::from(ticks.sum::<Result<u32, _>>().expect("numbers")) / 100.0
+}
+
+/// Recoveries by right PINs, each account's one after the other, with receipts that take so long.
+async fn recover(target: &Path, phase: Duration, receipt_latency_ms: u64) -> Value {
+    let options = Options { receipt_latency_ms, ..Options::default() };
+    let (_deployment, people) = deployment(target, options).await;
+    let start = Instant::now();
+    let tasks = people.into_iter().map(|mut person| {
+        tokio::spawn(async move {
+            let (mut times, mut guard) = (Vec::new(), 1);
+            while start.elapsed() < phase {
+                // The key pairs of a new device are made before the clock starts.
+                person.device = TestDevice::new("new");
+                let (pin, device) = (StretchedPin([9; 32]), person.device.public());
+                let request = Request::Recover(Recover { guard, pin, device });
+                let began = Instant::now();
+                guard = person
+                    .ask(&request, Class::Recover, |success| match success {
+                        Success::GuardChanged(changed) => changed.guard,
+                        other => panic!("{other:?}"),
+                    })
+                    .await;
+                times.push(began.elapsed());
+            }
+            times
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.extend(task.await.expect("a person's task"));
+    }
+    all.sort();
+    let rate = all.len() as f64 / start.elapsed().as_secs_f64();
+    let p50_ms = all[all.len() / 2].as_secs_f64() * 1000.0;
+    eprintln!("{rate:.0} recoveries/s with receipts after {receipt_latency_ms} ms");
+    json!({"receipt_ms": receipt_latency_ms, "per_s": rate, "p50_ms": p50_ms})
+}
+
 /// All connections until the time is up: latencies, sorted. At a rate, each request has a time at
 /// which it is due, and its latency counts from then: a stall is not forgiven.
 async fn run(
-    address: &str, people: &[Vec<Vec<u8>>], phase: Duration, rate: Option<f64>,
+    address: &str, people: &[Vec<Vec<u8>>], phase: Duration, connections: usize, rate: Option<f64>,
 ) -> Vec<Duration> {
     let start = Instant::now();
-    let tasks = (0..CONNECTIONS).map(|connection| {
+    let tasks = (0..connections).map(|connection| {
         let address = address.to_owned();
         let requests = people[connection % people.len()].clone();
-        let every = rate.map(|rate| Duration::from_secs_f64(CONNECTIONS as f64 / rate));
+        let every = rate.map(|rate| Duration::from_secs_f64(connections as f64 / rate));
         let offset = every
-            .map_or(Duration::ZERO, |every| every.mul_f64(connection as f64 / CONNECTIONS as f64));
+            .map_or(Duration::ZERO, |every| every.mul_f64(connection as f64 / connections as f64));
         tokio::spawn(async move {
             let mut stream = TcpStream::connect(&address).await.expect("connected");
             stream.set_nodelay(true).expect("no delay");

@@ -16,7 +16,7 @@ root=$(cd "$here/../.." && pwd)
 work=${CARGO_TARGET_DIR:-$root/target}/fuzz
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(frames requests sequences receipts decoders)
+    targets=(frames requests sequences receipts decoders evidence)
 fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')

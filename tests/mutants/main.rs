@@ -1,10 +1,11 @@
-//! Shows that each check of the core matters: takes one away, and expects its test to fail.
+//! Shows that each check of the core, of the evidence and of the client matters: takes one away, and
+//! expects its test to fail.
 //!
 //! `cargo run -p keyfold-tests --bin mutants [-- NAME..]` works on a copy of the workspace under
 //! `target/mutants`, builds it once, sees every named test pass, then applies the mutants of
 //! `mutants.toml` one at a time. A mutant whose test still passes is a missing test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -32,7 +33,10 @@ struct Mutant {
     replace: String,
     /// The same in a second file, where two parties must agree on the weaker form.
     also: Option<Edit>,
-    /// `file::test` under `tests/tests`.
+    /// Where its test stands.
+    #[serde(default)]
+    suite: Suite,
+    /// `module::test` in that suite.
     test: String,
     /// What the failure must show: the row of the table, or the compiler's error.
     shows: Option<String>,
@@ -57,6 +61,28 @@ enum Expect {
     Fail,
     /// The core does not compile: the check is a proof that cannot be made up.
     Compile,
+}
+
+/// The tests that a mutant is shown to.
+#[derive(Deserialize, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Suite {
+    /// `tests/tests/core`.
+    #[default]
+    Core,
+    /// The unit tests of `tools/client`.
+    Client,
+}
+
+impl Suite {
+    const ALL: [Self; 2] = [Self::Core, Self::Client];
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Core => &["-p", "keyfold-tests", "--test", "core"],
+            Self::Client => &["-p", "keyfold-client", "--lib"],
+        }
+    }
 }
 
 enum Verdict {
@@ -159,17 +185,16 @@ impl Workspace {
 
     /// Every named test passes while nothing is broken.
     fn baseline(&self, mutants: &[&Mutant]) -> Result<(), String> {
-        let mut by_file: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for mutant in mutants {
-            let (file, test) = split(mutant)?;
-            by_file.entry(file).or_default().insert(test);
-        }
-        for (file, tests) in by_file {
-            let run = self.test(file, &tests);
+        for suite in Suite::ALL {
+            let of_suite = mutants.iter().filter(|mutant| mutant.suite == suite);
+            let tests: BTreeSet<&str> = of_suite.map(|mutant| mutant.test.as_str()).collect();
+            if tests.is_empty() {
+                continue;
+            }
             let passed = format!("test result: ok. {} passed", tests.len());
-            match run {
+            match self.test(suite, &tests) {
                 (true, output) if output.contains(&passed) => {}
-                (_, output) => return Err(format!("unbroken, {file} does not pass:\n{output}")),
+                (_, output) => return Err(format!("unbroken, the tests do not pass:\n{output}")),
             }
         }
         Ok(())
@@ -180,8 +205,7 @@ impl Workspace {
         for (path, _, after) in &edits {
             fs::write(path, after).map_err(text)?;
         }
-        let (file, test) = split(mutant)?;
-        let (passed, output) = self.test(file, &BTreeSet::from([test]));
+        let (passed, output) = self.test(mutant.suite, &BTreeSet::from([mutant.test.as_str()]));
         for (path, before, _) in &edits {
             fs::write(path, before).map_err(text)?;
         }
@@ -198,10 +222,12 @@ impl Workspace {
         })
     }
 
-    /// Builds and runs tests of one file: whether all passed, and what was said.
-    fn test(&self, file: &str, tests: &BTreeSet<&str>) -> (bool, String) {
+    /// Builds and runs tests: whether all passed, and what was said.
+    fn test(&self, suite: Suite, tests: &BTreeSet<&str>) -> (bool, String) {
         let run = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-            .args(["test", "-p", "keyfold-tests", "--test", file, "--", "--exact"])
+            .arg("test")
+            .args(suite.arguments())
+            .args(["--", "--exact"])
             .args(tests)
             .current_dir(&self.root)
             .env("CARGO_TARGET_DIR", &self.target)
@@ -216,11 +242,6 @@ impl Workspace {
             Err(error) => (false, format!("cargo does not start: {error}")),
         }
     }
-}
-
-fn split(mutant: &Mutant) -> Result<(&str, &str), String> {
-    let parts = mutant.test.split_once("::");
-    parts.ok_or_else(|| format!("{}: its test is not file::test", mutant.name))
 }
 
 /// Every file of the workspace but what is built or kept by git.

@@ -83,9 +83,11 @@ structs! { 'a
     SignedRequest<'a> { device, key, guard_seen, signature, request }
     Enroll { pin, device }
     Device { name, device_key, uv_key }
-    GuardBase { guard, vault }
+    GuardBase { guard, vault, anchor }
     ApproveDevice { base, device }
     RevokeDevice { base, device }
+    Recover { guard, pin, device }
+    ChangePin { base, pin }
     PrfInputs { first, second }
     PrfResults { first, second }
     UserNames { name, display_name }
@@ -100,7 +102,7 @@ structs! { 'a
     Synced<'a> { guard, vault, cursor, items }
     SyncedEvent { event, passkey }
     PasskeyView { credential, rp_id, user_handle, names, algorithm }
-    AccountStatus { guard, audit_head, anchor, vault, devices }
+    AccountStatus { guard, audit_head, anchor, vault, devices, failures }
     DeviceView { id, name }
     Audited<'a> { guard, audit_head, cursor, items }
     AuditEvent { version, kind, actor, subject, host_time }
@@ -113,26 +115,27 @@ structs! { 'a
     Attached<'a> { version, sealed }
     Event { version, slot, action, digest }
     AttachedEvent<'a> { event, record }
-    Commit<'a> { account, staged, receipt }
+    Commit<'a> { account, staged, digest, receipt }
+    Settle<'a> { account, guard }
     Evidence<'a> { claims, report }
     ChannelEvidence<'a> { channel_key, evidence }
     Reply<'a> { sealed, put }
     Put<'a> { guard, event, vault, record, only_if_empty }
-    Staged<'a> { tag, version, digest, guard, audit }
-    Committed<'a> { version, guard, sealed }
+    Staged<'a> { tag, version, digest, guard }
+    Committed<'a> { version, guard, audit, next }
 }
 
 enums! { 'a
     Class Class {
         Enroll, Guard, GuardFresh, Put(Option<SlotId>), Assert(SlotId), Sync(u64), Status,
-        Audit(u64)
+        Audit(u64), Recover
     }
     KeyKind KeyKind { Presence, UserVerification }
     Request Request {
         Enroll(Enroll), ApproveDevice(ApproveDevice), RevokeDevice(RevokeDevice),
         Anchor(GuardBase), Touch(ChainPoint), CreatePasskey(CreatePasskey), Assert(Assert),
         UpdatePasskey(UpdatePasskey), DeletePasskey(DeletePasskey), Sync(ChainPoint), Status,
-        Audit(ChainPoint)
+        Audit(ChainPoint), Recover(Recover), ChangePin(ChangePin), DeleteAccount(GuardBase)
     }
     Algorithm Algorithm { Es256, EdDsa }
     Action Action { Put, Delete, Touch, Audit }
@@ -140,23 +143,28 @@ enums! { 'a
         GuardChanged(GuardChanged), Put(PutDone), Created(Created), Asserted(Asserted),
         Synced(Synced<'a>), Status(AccountStatus), Audited(Audited<'a>)
     }
-    AuditKind AuditKind { Enrolled, DeviceAdded, DeviceRevoked, Anchored }
+    AuditKind AuditKind {
+        Enrolled, DeviceAdded, DeviceRevoked, Anchored, PinChanged, TryCharged, TryFailed,
+        Recovered, Deleted
+    }
     Refusal Refusal {
         Malformed, Unauthorised, UserVerificationRequired, StaleGuard, ForeignGuard, GuardMoved,
         SyncFirst, StaleVault, BrokenChain, NotFresh, TooManyDevices, KnownDevice, UnknownDevice,
-        LastDevice, NoSuchPasskey, RecordChanged, UnsupportedAlgorithm
+        LastDevice, NoSuchPasskey, RecordChanged, UnsupportedAlgorithm, WrongPin(u8), Locked,
+        Closed, GuardAt(u64)
     }
     HostRequest HostRequest<'a> {
         Configure(Config), ReleaseClaims, Unlock(Unlock<'a>), Evidence,
-        OpenSession(OpenSession<'a>), Handle(Handle<'a>), Commit(Commit<'a>)
+        OpenSession(OpenSession<'a>), Handle(Handle<'a>), Commit(Commit<'a>), Settle(Settle<'a>)
     }
     FreshRead FreshRead { Reports, Always }
     KeyWrap KeyWrap { Sha1, Sha256, Sha384 }
     HostReply HostReply<'a> {
         Configured(Digest), ReleaseClaims(Evidence<'a>), Unlocked(Digest),
         Evidence(ChannelEvidence<'a>), Session(SessionId), Reply(Reply<'a>), Staged(Staged<'a>),
-        Committed(Committed<'a>), Refused(HostRefusal)
+        Committed(Committed<'a>), Refused(HostRefusal), Locked(&'a [u8])
     }
+    Next Next<'a> { Answer(&'a [u8]), Settle, Closed(&'a [u8]) }
     HostRefusal HostRefusal {
         Malformed, WrongPhase, Platform, Unwrap, ChannelKey, UnknownSession, Frame, State, Receipt
     }
@@ -219,7 +227,7 @@ impl<'a, const N: usize> Generate<'a> for Bytes<N> {
     }
 }
 
-impl<'a> Generate<'a> for Claimed<u64> {
+impl<'a, T: Generate<'a>> Generate<'a> for Claimed<T> {
     fn generate(from: &mut Source<'a>) -> Result<Self> {
         Generate::generate(from).map(Self)
     }

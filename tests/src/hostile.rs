@@ -3,8 +3,8 @@
 
 use keyfold_protocol::bytes::Bytes;
 use keyfold_protocol::client::{
-    ApproveDevice, Assert, Class, Created, DeletePasskey, KeyKind, Request, RevokeDevice,
-    SignedRequest, UpdatePasskey, UserNames,
+    ApproveDevice, Assert, ChangePin, Class, Created, DeletePasskey, Enroll, KeyKind, Request,
+    RevokeDevice, SignedRequest, StretchedPin, UpdatePasskey, UserNames,
 };
 use keyfold_protocol::host::{HostReply, Reply};
 use keyfold_protocol::ids::{Account, DeviceId, Digest, LedgerTag, Name, RpId, SlotId};
@@ -34,21 +34,37 @@ impl World {
         &mut self, device: &TestDevice, request: &Request, class: Class,
     ) -> (Sent, StagedRow) {
         let key = match class {
-            Class::Enroll => KeyKind::Presence,
+            Class::Enroll | Class::Recover => KeyKind::Presence,
             _ => KeyKind::UserVerification,
         };
         let sent = self.session.seal(device, key, &self.account, request);
         let attach = self.attach(class, &sent.frame);
         let reply = self.handle(&sent, class, &attach);
         let HostReply::Staged(staged) = decode(&reply) else { panic!("not staged") };
-        let row = StagedRow {
-            tag: staged.tag,
-            version: staged.version,
-            digest: staged.digest,
-            guard: staged.guard.to_vec(),
-            audit: staged.audit.to_vec(),
-        };
-        (sent, row)
+        (sent, StagedRow::from(&staged))
+    }
+
+    /// The guard that an account of the deployment could have ended with. The ledger vouches, and
+    /// remembers nothing.
+    pub fn ended(&mut self, account: Account) -> (u64, Vec<u8>) {
+        let (stored, ()) = self.in_account(account, |world| {
+            let device = TestDevice::new("before");
+            let pin = StretchedPin([1; 32]);
+            let enroll = Request::Enroll(Enroll { pin, device: device.public() });
+            world.commit_unrecorded(&device, &enroll, Class::Enroll);
+            let delete = Request::DeleteAccount(world.base());
+            world.commit_unrecorded(&device, &delete, Class::GuardFresh);
+        });
+        stored.guards.into_iter().next_back().expect("two guards")
+    }
+
+    /// A guard change that a ledger vouches for and forgets.
+    fn commit_unrecorded(&mut self, device: &TestDevice, request: &Request, class: Class) {
+        let (_, row) = self.stage(device, request, class);
+        let receipt = self.ledger.claim(&LedgerClaim::Append, &row.tag, row.version, &row.digest);
+        let reply = self.commit(&row, &receipt);
+        let HostReply::Committed(live) = decode(&reply) else { panic!("not committed") };
+        self.stored.guards.insert(live.version, live.guard.to_vec());
     }
 
     /// Acts in another account of the same deployment; what the host then has of it.
@@ -118,6 +134,7 @@ pub fn every_request(
     let rename = rename_request(world, created, "new name");
     let delete = DeletePasskey { vault, slot };
     let create = world.create_request(RP, "bob");
+    let change_pin = ChangePin { base, pin: StretchedPin([7; 32]) };
     vec![
         ("ApproveDevice", Request::ApproveDevice(approve), Class::Guard),
         ("RevokeDevice", Request::RevokeDevice(revoke), Class::GuardFresh),
@@ -130,6 +147,8 @@ pub fn every_request(
         ("Sync", Request::Sync(world.genesis()), Class::Sync(0)),
         ("Status", Request::Status, Class::Status),
         ("Audit", Request::Audit(world.audit_genesis()), Class::Audit(0)),
+        ("ChangePin", Request::ChangePin(change_pin), Class::GuardFresh),
+        ("DeleteAccount", Request::DeleteAccount(base), Class::GuardFresh),
     ]
 }
 

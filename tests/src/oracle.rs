@@ -6,7 +6,7 @@ use hpke::aead::ExportOnlyAead;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::XWing;
 use hpke::{Deserializable, Kem, OpModeR};
-use keyfold_protocol::client::{Algorithm, AuditEvent, Device, UserNames};
+use keyfold_protocol::client::{Algorithm, AuditEvent, Device, Refusal, UserNames};
 use keyfold_protocol::ids::{
     Account, ChainPoint, ChannelKeyId, CredentialId, DeviceId, Digest, RpId, SlotId, UserHandle,
 };
@@ -42,6 +42,10 @@ pub struct Guard {
     pub secret: [u8; 32],
     /// The PIN's verifier.
     pub pin: [u8; 32],
+    /// Tries in a row that were not found right.
+    pub failures: u8,
+    /// A try that is charged and not compared.
+    pub pending: Option<Try>,
     /// Registered devices.
     pub devices: Short<(DeviceId, Device), 16>,
     /// Deployment, ledger and root key.
@@ -54,13 +58,28 @@ pub struct Guard {
     pub blind: [u8; 32],
 }
 
+/// A charged try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Try {
+    /// The candidate's verifier.
+    pub verifier: [u8; 32],
+    /// The device that tries.
+    pub device: Device,
+    /// Key of the reply that waits.
+    pub reply_key: [u8; 32],
+    /// The host's clock at the charge.
+    pub host_time: u64,
+}
+
 /// What is inside a staged guard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedGuard {
     /// The guard to be.
     pub guard: Guard,
-    /// Key of the reply that waits.
-    pub reply_key: [u8; 32],
+    /// What made it.
+    pub event: AuditEvent,
+    /// The reply that waits, unless the guard is a charge: its key, and the refusal it says.
+    pub answer: Option<([u8; 32], Option<Refusal>)>,
 }
 
 /// What is inside a vault.
@@ -114,9 +133,9 @@ impl Oracle {
         self.open(&self.guard_key(), Kind::GuardLive, NO_OBJECT, version, sealed)
     }
 
-    /// A staged guard.
-    pub fn staged(&self, version: u64, sealed: &[u8]) -> Option<StagedGuard> {
-        self.open(&self.guard_key(), Kind::GuardStaged, NO_OBJECT, version, sealed)
+    /// A guard staged under this digest.
+    pub fn staged(&self, digest: Digest, version: u64, sealed: &[u8]) -> Option<StagedGuard> {
+        self.open(&self.guard_key(), Kind::GuardStaged, SlotId(digest.0), version, sealed)
     }
 
     /// A vault of the account with this secret.
@@ -161,6 +180,14 @@ impl Oracle {
         let plaintext = aead_open(&key, [0; 12], &context, body)?;
         wire::decode_padded(&plaintext).ok()
     }
+}
+
+/// What a guard keeps of a stretched PIN.
+pub fn pin_verifier(root: &[u8; 32], account: &Account, pin: &[u8; 32]) -> [u8; 32] {
+    let key = hkdf_expand(root, &[b"keyfold/root/pin/1"]);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
+    let message = [&account.id.0[..], &account.generation.to_be_bytes(), pin].concat();
+    ring::hmac::sign(&key, &message).as_ref().try_into().expect("32 bytes")
 }
 
 const NO_OBJECT: SlotId = SlotId([0; 32]);

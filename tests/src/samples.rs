@@ -127,6 +127,7 @@ fn client_enums() -> Vec<Sample> {
         Class::Sync(300),
         Class::Status,
         Class::Audit(0),
+        Class::Recover,
     ];
     let refusals = [
         Refusal::Malformed,
@@ -146,6 +147,10 @@ fn client_enums() -> Vec<Sample> {
         Refusal::NoSuchPasskey,
         Refusal::RecordChanged,
         Refusal::UnsupportedAlgorithm,
+        Refusal::WrongPin(3),
+        Refusal::Locked,
+        Refusal::Closed,
+        Refusal::GuardAt(7),
     ];
     let mut samples: Vec<Sample> = class
         .iter()
@@ -164,6 +169,11 @@ fn client_enums() -> Vec<Sample> {
             AuditKind::DeviceAdded,
             AuditKind::DeviceRevoked,
             AuditKind::Anchored,
+            AuditKind::PinChanged,
+            AuditKind::TryCharged,
+            AuditKind::TryFailed,
+            AuditKind::Recovered,
+            AuditKind::Deleted,
         ]
     ));
     assert_eq!(refusals.map(|refusal| refusal.variant()), *Refusal::NAMES);
@@ -229,6 +239,13 @@ fn client_messages() -> Vec<Sample> {
             Request::Sync(point()),
             Request::Status,
             Request::Audit(point()),
+            Request::Recover(Recover {
+                guard: 7,
+                pin: StretchedPin([0x09; 32]),
+                device: device("tablet"),
+            }),
+            Request::ChangePin(ChangePin { base: base(), pin: StretchedPin([0x0a; 32]) }),
+            Request::DeleteAccount(base()),
         ]
     ));
     samples
@@ -290,6 +307,7 @@ fn client_replies() -> Vec<Sample> {
             vault: point(),
             devices: Short::from_slice(&[DeviceView { id: device_id(1), name: name("laptop") }])
                 .expect("short"),
+            failures: 3,
         }),
         Success::Audited(Audited {
             guard: 7,
@@ -371,7 +389,12 @@ fn host_requests() -> Vec<Sample> {
             HostRequest::Commit(Commit {
                 account: account(),
                 staged: Attached { version: Claimed(8), sealed: &sealed },
+                digest: Claimed(Digest([0xde; 32])),
                 receipt: &[0x4c; 16],
+            }),
+            HostRequest::Settle(Settle {
+                account: account(),
+                guard: Attached { version: Claimed(8), sealed: &sealed },
             }),
         ]
     ));
@@ -387,6 +410,10 @@ fn host_replies() -> Vec<Sample> {
         vault: sealed,
         record: Some(&[0x4d; 16]),
         only_if_empty: true,
+    };
+    let committed = |next| {
+        let audit = &[0xad; 16];
+        HostReply::Committed(Committed { version: 8, guard: sealed, audit, next })
     };
     let mut samples = variants!(
         "host",
@@ -404,10 +431,12 @@ fn host_replies() -> Vec<Sample> {
                 version: 8,
                 digest: Digest([0xde; 32]),
                 guard: sealed,
-                audit: &[0xad; 16],
             }),
-            HostReply::Committed(Committed { version: 8, guard: sealed, sealed: &[0x5f; 24] }),
+            committed(Next::Answer(&[0x5f; 24])),
+            committed(Next::Settle),
+            committed(Next::Closed(&[0x5f; 24])),
             HostReply::Refused(HostRefusal::Malformed),
+            HostReply::Locked(sealed),
         ]
     );
     let refusals = [
@@ -445,7 +474,8 @@ pub fn event(action: Action) -> Event {
 }
 
 fn base() -> GuardBase {
-    GuardBase { guard: 7, vault: point() }
+    let anchor = ChainPoint { version: 290, head: Digest([0xa7; 32]) };
+    GuardBase { guard: 7, vault: point(), anchor }
 }
 
 fn slot() -> SlotId {

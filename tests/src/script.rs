@@ -2,14 +2,14 @@
 //! inside (allocations, residue) replays it, because nothing but the core may run while it looks.
 
 use keyfold_protocol::client::{
-    Algorithm, ApproveDevice, Class, DeletePasskey, Enroll, GuardBase, KeyKind, PrfInputs, Refusal,
-    Request, RevokeDevice, StretchedPin,
+    Algorithm, ApproveDevice, ChangePin, Class, DeletePasskey, Enroll, GuardBase, KeyKind,
+    PrfInputs, Refusal, Request, RevokeDevice, StretchedPin,
 };
 use keyfold_protocol::host::{
     Config, FreshRead, HostRefusal, HostReply, HostRequest, KeyWrap, OpenSession, Unlock,
 };
 use keyfold_protocol::ids::{ChainPoint, ChannelKeyId, DeviceId, Digest, SessionId};
-use keyfold_protocol::limits::DEVICES;
+use keyfold_protocol::limits::{DEVICES, TRIES};
 
 use crate::crypto::sha256;
 use crate::device::{Session, TestDevice};
@@ -30,6 +30,11 @@ pub const MARKED_NAME: &str = "Marked-name-4f1c9a";
 /// The PIN of every Enroll, stretched.
 pub fn pin() -> [u8; 32] {
     sha256(&[b"the script's PIN"])
+}
+
+/// A PIN that is not it, stretched.
+pub fn wrong_pin() -> [u8; 32] {
+    sha256(&[b"not the script's PIN"])
 }
 
 /// A platform whose core answers the script as the recorded one did.
@@ -70,7 +75,9 @@ pub fn record(fresh_read: FreshRead) -> Script {
     recorder.refused_passkeys();
     recorder.devices();
     recorder.reads();
+    recorder.recoveries();
     recorder.host_refusals();
+    recorder.ending();
     frames.extend(recorder.world.enclave.log.take().into_iter().flatten());
     Script { frames, config_hash }
 }
@@ -240,6 +247,45 @@ impl Recorder {
         let presence = KeyKind::Presence;
         self.refused(presence, &Request::Status, Class::Status, Refusal::StaleGuard);
         self.laptop.guard_seen -= 1;
+    }
+
+    fn recoveries(&mut self) {
+        let mut tablet = TestDevice::new(MARKED_NAME);
+        // The account is full after the first one: the second makes room for itself.
+        for _ in 0..2 {
+            self.world.recover(&mut tablet, wrong_pin()).expect_err("wrong");
+            self.world.recover(&mut tablet, pin()).expect("right");
+            tablet = TestDevice::new(MARKED_NAME);
+        }
+        // That was the laptop's place, the oldest.
+        self.laptop = TestDevice::new(MARKED_NAME);
+        self.world.recover(&mut self.laptop, pin()).expect("right");
+        for _ in 0..TRIES {
+            self.world.recover(&mut tablet, wrong_pin()).expect_err("wrong");
+        }
+        let denied = self.world.recover(&mut tablet, pin()).err();
+        assert_eq!(denied, Some(Denied::Client(Refusal::Locked)));
+        let Request::Recover(mut asks) = self.world.recover_request(&tablet, pin()) else {
+            panic!()
+        };
+        asks.guard = 0;
+        let (presence, class) = (KeyKind::Presence, Class::Recover);
+        let answer =
+            self.world.request(&mut tablet, presence, &Request::Recover(asks), class).err();
+        let version = self.world.base().guard;
+        assert_eq!(answer, Some(Denied::Client(Refusal::GuardAt(version))));
+        let settled = self.world.settle(self.world.base().guard).err();
+        assert_eq!(settled, Some(Denied::Host(HostRefusal::State)));
+        let (base, pin) = (self.world.base(), StretchedPin(pin()));
+        let request = Request::ChangePin(ChangePin { base, pin });
+        self.done(KeyKind::UserVerification, &request, Class::GuardFresh);
+    }
+
+    fn ending(&mut self) {
+        let delete = Request::DeleteAccount(self.world.base());
+        self.done(KeyKind::UserVerification, &delete, Class::GuardFresh);
+        let denied = self.world.recover(&mut TestDevice::new(MARKED_NAME), pin()).err();
+        assert_eq!(denied, Some(Denied::Client(Refusal::Closed)));
     }
 
     fn host_refusals(&mut self) {

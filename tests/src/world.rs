@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use keyfold_protocol::client::{
     Action, Algorithm, ApproveDevice, Assert, Asserted, Class, CreatePasskey, Created, Enroll,
-    GuardBase, GuardChanged, KeyKind, Outcome, PutDone, Refusal, Request, StretchedPin, Success,
-    SyncedEvent, UserNames,
+    GuardBase, GuardChanged, KeyKind, Outcome, PutDone, Recover, Refusal, Request, StretchedPin,
+    Success, SyncedEvent, UserNames,
 };
 use keyfold_protocol::host::{
     Attached, AttachedEvent, Claimed, Commit, Config, Event, FreshRead, Handle, HostRefusal,
-    HostReply, HostRequest, OpenSession,
+    HostReply, HostRequest, Next, OpenSession, Settle, Staged,
 };
 use keyfold_protocol::ids::{
     Account, AccountId, ChainPoint, Digest, LedgerTag, Name, RpId, SlotId, UserHandle,
@@ -22,6 +22,7 @@ use crate::crypto::sha256;
 use crate::device::{Sent, Session, TestDevice};
 use crate::enclave::{self, Enclave, ROOT, decode};
 use crate::ledger::Ledger;
+use crate::oracle::Oracle;
 
 /// Everything a host was ever given for an account. It forgets nothing: that is the threat.
 #[derive(Clone, Default)]
@@ -53,9 +54,21 @@ pub struct StagedRow {
     pub digest: Digest,
     /// Sealed staged guard.
     pub guard: Vec<u8>,
-    /// Sealed audit event.
-    pub audit: Vec<u8>,
 }
+
+impl From<&Staged<'_>> for StagedRow {
+    fn from(staged: &Staged) -> Self {
+        Self {
+            tag: staged.tag,
+            version: staged.version,
+            digest: staged.digest,
+            guard: staged.guard.to_vec(),
+        }
+    }
+}
+
+/// The PIN of every account that [`World::enroll`] opens, stretched.
+pub const PIN: [u8; 32] = [9; 32];
 
 /// What the host attaches to one request. [`Stored::attach`] makes the honest one.
 #[derive(Clone, Default)]
@@ -83,7 +96,7 @@ impl Stored {
         if class != Class::Enroll {
             attach.guard = newest(&self.guards);
         }
-        if !matches!(class, Class::Enroll | Class::Assert(_) | Class::Audit(_)) {
+        if !matches!(class, Class::Enroll | Class::Recover | Class::Assert(_) | Class::Audit(_)) {
             attach.vault = newest(&self.vaults);
         }
         match class {
@@ -246,6 +259,10 @@ impl World {
     /// What an honest host attaches, ledger read included.
     pub fn attach(&mut self, class: Class, frame: &[u8]) -> Attach {
         let mut attach = self.stored.attach(class);
+        if class == Class::Enroll && self.account.generation > 1 {
+            let generation = self.account.generation - 1;
+            attach.guard = Some(self.ended(Account { generation, ..self.account }));
+        }
         let wants_read = matches!(class, Class::Status | Class::Audit(_))
             || (self.config.fresh_read == FreshRead::Always && class != Class::Enroll);
         if let (true, Some(tag)) = (wants_read, self.stored.tag) {
@@ -292,16 +309,11 @@ impl World {
                 reply.sealed.to_vec()
             }
             HostReply::Staged(staged) => {
-                let row = StagedRow {
-                    tag: staged.tag,
-                    version: staged.version,
-                    digest: staged.digest,
-                    guard: staged.guard.to_vec(),
-                    audit: staged.audit.to_vec(),
-                };
+                let row = StagedRow::from(&staged);
                 self.stored.staged.push(row.clone());
                 self.append_and_commit(&row)?
             }
+            HostReply::Locked(sealed) => sealed.to_vec(),
             HostReply::Refused(refusal) => return Err(Denied::Host(refusal)),
             other => panic!("not a reply to a request: {other:?}"),
         };
@@ -323,19 +335,47 @@ impl World {
         }
     }
 
-    /// The honest way of a staged guard: ledger, commit, storage. The sealed reply.
+    /// The honest way of a staged guard: ledger, commit, storage, and again for the outcome of a
+    /// charged try. The sealed reply.
     pub fn append_and_commit(&mut self, row: &StagedRow) -> Result<Vec<u8>, Denied> {
+        match self.append_and_commit_one(row)? {
+            Some(sealed) => Ok(sealed),
+            None => {
+                let outcome = self.settle(row.version)?;
+                self.stored.staged.push(outcome.clone());
+                Ok(self.append_and_commit_one(&outcome)?.expect("an outcome is answered"))
+            }
+        }
+    }
+
+    /// One staged guard: the sealed reply, or none where a try was charged.
+    pub fn append_and_commit_one(&mut self, row: &StagedRow) -> Result<Option<Vec<u8>>, Denied> {
         let receipt = self.ledger.append(row.tag, row.version, row.digest).ok_or(Denied::Ledger)?;
         let reply = self.commit(row, &receipt);
         match decode(&reply) {
             HostReply::Committed(committed) => {
                 self.stored.guards.insert(committed.version, committed.guard.to_vec());
-                self.stored.audit.insert(committed.version, row.audit.clone());
+                self.stored.audit.insert(committed.version, committed.audit.to_vec());
                 self.stored.tag = Some(row.tag);
-                Ok(committed.sealed.to_vec())
+                Ok(match committed.next {
+                    Next::Answer(sealed) | Next::Closed(sealed) => Some(sealed.to_vec()),
+                    Next::Settle => None,
+                })
             }
             HostReply::Refused(refusal) => Err(Denied::Host(refusal)),
             other => panic!("not a commit: {other:?}"),
+        }
+    }
+
+    /// Settles the try pending in the live guard of this version.
+    pub fn settle(&mut self, version: u64) -> Result<StagedRow, Denied> {
+        let guard = Attached { version: Claimed(version), sealed: &self.stored.guards[&version] };
+        let settle = HostRequest::Settle(Settle { account: self.account, guard });
+        let reply = self.enclave.call(&settle);
+        match decode(&reply) {
+            HostReply::Staged(staged) => Ok(StagedRow::from(&staged)),
+            HostReply::Refused(refusal) => Err(Denied::Host(refusal)),
+            other => panic!("not an outcome: {other:?}"),
         }
     }
 
@@ -344,6 +384,7 @@ impl World {
         self.enclave.call(&HostRequest::Commit(Commit {
             account: self.account,
             staged: Attached { version: Claimed(row.version), sealed: &row.guard },
+            digest: Claimed(row.digest),
             receipt,
         }))
     }
@@ -351,8 +392,7 @@ impl World {
     /// Enrolls a new device with an account of its own.
     pub fn enroll(&mut self, name: &str) -> TestDevice {
         let mut device = TestDevice::new(name);
-        let request =
-            Request::Enroll(Enroll { pin: StretchedPin([9; 32]), device: device.public() });
+        let request = Request::Enroll(Enroll { pin: StretchedPin(PIN), device: device.public() });
         self.request(&mut device, KeyKind::Presence, &request, Class::Enroll).expect("enrolled");
         device
     }
@@ -365,10 +405,20 @@ impl World {
         })
     }
 
-    /// The base of a guard change: newest guard and vault.
+    /// The base of a guard change: newest guard, with its anchor, and vault.
     pub fn base(&self) -> GuardBase {
-        let guard = self.stored.guards.last_key_value().map_or(0, |(version, _)| *version);
-        GuardBase { guard, vault: self.vault() }
+        let newest = self.stored.guards.last_key_value();
+        let (guard, anchor) = newest.map_or_else(
+            || (0, Chain::Vault.genesis(sha256, &self.account)),
+            |(version, _)| (*version, self.anchor(*version)),
+        );
+        GuardBase { guard, vault: self.vault(), anchor }
+    }
+
+    /// The vault point that the live guard of this version is anchored to.
+    pub fn anchor(&self, version: u64) -> ChainPoint {
+        let oracle = Oracle::new(ROOT, self.account);
+        oracle.guard(version, &self.stored.guards[&version]).expect("a live guard").floor
     }
 
     /// A guard change by a device, to its end.
@@ -376,7 +426,9 @@ impl World {
         &mut self, device: &mut TestDevice, request: &Request,
     ) -> Result<GuardChanged, Denied> {
         let class = match request {
-            Request::RevokeDevice(_) => Class::GuardFresh,
+            Request::RevokeDevice(_) | Request::ChangePin(_) | Request::DeleteAccount(_) => {
+                Class::GuardFresh
+            }
             _ => Class::Guard,
         };
         let opened = self.request(device, KeyKind::UserVerification, request, class)?;
@@ -384,6 +436,24 @@ impl World {
             Ok(Success::GuardChanged(changed)) => Ok(changed),
             other => panic!("not a guard change: {other:?}"),
         }
+    }
+
+    /// A device tries a PIN, through an honest host, to its end.
+    pub fn recover(
+        &mut self, device: &mut TestDevice, pin: [u8; 32],
+    ) -> Result<GuardChanged, Denied> {
+        let request = self.recover_request(device, pin);
+        let opened = self.request(device, KeyKind::Presence, &request, Class::Recover)?;
+        match opened.outcome() {
+            Ok(Success::GuardChanged(changed)) => Ok(changed),
+            other => panic!("not a recovery: {other:?}"),
+        }
+    }
+
+    /// A try at the newest guard.
+    pub fn recover_request(&self, device: &TestDevice, pin: [u8; 32]) -> Request {
+        let pin = StretchedPin(pin);
+        Request::Recover(Recover { guard: self.base().guard, pin, device: device.public() })
     }
 
     /// Registers `new` through a trusted device.

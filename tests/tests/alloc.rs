@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::hint::black_box;
 
 use keyfold_protocol::client::{Outcome, Refusal, Request, SignedRequest};
-use keyfold_protocol::host::{FreshRead, HostRefusal, HostReply, HostRequest};
+use keyfold_protocol::host::{Committed, FreshRead, HostRefusal, HostReply, HostRequest, Next};
 use keyfold_protocol::{transcript, wire};
 use keyfold_tests::crypto::aead_open;
 use keyfold_tests::enclave::{Enclave, decode};
@@ -81,12 +81,17 @@ fn exchange(keys: &SessionKeys, frame: &[u8], reply: &[u8]) -> Option<(String, O
     let opened = aead_open(&keys.request, nonce, &aad, handle.frame)?;
     let signed: SignedRequest = wire::decode_padded(&opened).ok()?;
     let request: Request = wire::decode(signed.request).ok()?;
-    let HostReply::Reply(reply) = decode(reply) else {
-        return Some((request.variant().to_string(), None));
+    let refusal = match decode(reply) {
+        HostReply::Reply(reply) => refusal(keys, handle.frame, reply.sealed),
+        HostReply::Locked(sealed) => refusal(keys, handle.frame, sealed),
+        _ => None,
     };
-    let opened = keys.open_reply(handle.frame, reply.sealed).expect("its reply");
-    let outcome: Outcome = wire::decode_padded(&opened).expect("an outcome");
-    Some((request.variant().to_string(), outcome.err()))
+    Some((request.variant().to_string(), refusal))
+}
+
+fn refusal(keys: &SessionKeys, frame: &[u8], sealed: &[u8]) -> Option<Refusal> {
+    let opened = keys.open_reply(frame, sealed).expect("its reply");
+    wire::decode_padded::<Outcome>(&opened).expect("an outcome").err()
 }
 
 #[test]
@@ -99,7 +104,7 @@ fn no_request_allocates() {
         let mut refused = BTreeSet::new();
         let mut host_refused = BTreeSet::new();
         let mut frames_seen = BTreeSet::new();
-        let mut keys = None;
+        let (mut keys, mut staged) = (None, Vec::new());
         for (frame, reply) in recorded.frames.iter().zip(&replies) {
             if let Ok(request) = wire::decode::<HostRequest>(frame) {
                 frames_seen.insert(request.variant());
@@ -114,6 +119,17 @@ fn no_request_allocates() {
                 continue;
             }
             let Some(keys) = &keys else { continue };
+            // A guard's change is answered at its commit, or at that of its outcome.
+            match (wire::decode(frame), decode(reply)) {
+                (Ok(HostRequest::Handle(handle)), HostReply::Staged(_)) => {
+                    staged = handle.frame.to_vec();
+                }
+                (_, HostReply::Committed(Committed { next: Next::Answer(sealed), .. })) => {
+                    let refusal = refusal(keys, &staged, sealed);
+                    refused.extend(refusal.map(|refusal| refusal.variant()));
+                }
+                _ => {}
+            }
             match exchange(keys, frame, reply) {
                 Some((_, Some(refusal))) => drop(refused.insert(refusal.variant())),
                 Some((request, None)) => drop(asked.insert(request)),

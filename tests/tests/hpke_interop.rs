@@ -3,80 +3,28 @@
 //!
 //! Needs node and npm; without them this fails, it does not skip.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use keyfold_protocol::client::{Class, Outcome, Success};
 use keyfold_protocol::host::{
-    Attached, Claimed, Commit, Committed, Handle, HostReply, HostRequest, OpenSession,
+    Attached, Claimed, Commit, Handle, HostReply, HostRequest, Next, OpenSession,
 };
 use keyfold_protocol::transcript::{self, Chain};
 use keyfold_protocol::wire::{self, Items};
 use keyfold_tests::crypto::sha256;
 use keyfold_tests::enclave::{ROOT, decode};
 use keyfold_tests::oracle::Oracle;
+use keyfold_tests::program::{Program, install_node};
 use keyfold_tests::world::World;
 use serde_json::{Value, json};
 
 /// The JavaScript client, installed under `target/` and running.
-struct Client {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
-
-impl Client {
-    fn start() -> Self {
-        let folder = install();
-        let mut child = Command::new("node")
-            .arg("client.js")
-            .current_dir(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node runs: install Node.js 20 or later");
-        let to = child.stdin.take().expect("a pipe");
-        let from = BufReader::new(child.stdout.take().expect("a pipe"));
-        Self { child, to, from }
-    }
-
-    fn ask(&mut self, question: &Value) -> Value {
-        writeln!(self.to, "{question}").expect("the client listens");
-        let mut line = String::new();
-        self.from.read_line(&mut line).expect("the client answers");
-        serde_json::from_str(&line).expect("the client answers in JSON; its errors are above")
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Installs the client's exact dependencies, once per lock file.
-fn install() -> PathBuf {
+fn client() -> Program {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("hpke-interop");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hpke-interop");
-    std::fs::create_dir_all(&folder).expect("a folder under target/");
-    let read = |path: PathBuf| std::fs::read(path).unwrap_or_default();
-    let (lock, mark) = ("package-lock.json", folder.join("node_modules/.installed"));
-    let is_installed = read(source.join(lock)) == read(mark.clone());
-    for file in ["package.json", lock, "client.js"] {
-        std::fs::copy(source.join(file), folder.join(file)).expect("the client's files");
-    }
-    if !is_installed {
-        let status = Command::new("npm")
-            .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
-            .current_dir(&folder)
-            .status()
-            .expect("npm runs: install Node.js 20 or later");
-        assert!(status.success(), "npm ci failed: is its registry reachable?");
-        std::fs::copy(source.join(lock), mark).expect("the mark");
-    }
-    folder
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = install_node(target, "hpke-interop", &source, "client.js");
+    Program::start(Command::new("node").arg("client.js").current_dir(folder))
 }
 
 fn bytes(value: &Value) -> Vec<u8> {
@@ -85,7 +33,7 @@ fn bytes(value: &Value) -> Vec<u8> {
 
 #[test]
 fn a_javascript_client_enrolls() {
-    let mut client = Client::start();
+    let mut client = client();
     let mut world = World::new();
     let opened = client.ask(&json!({
         "channel_key": hex::encode(&world.enclave.channel_key),
@@ -117,13 +65,16 @@ fn a_javascript_client_enrolls() {
         audit: Items::empty(),
     }));
     let HostReply::Staged(staged) = decode(&reply) else { panic!("not staged: {reply:02x?}") };
-    let guard = Oracle::new(ROOT, world.account).staged(1, staged.guard).expect("staged").guard;
+    let guard = Oracle::new(ROOT, world.account).staged(staged.digest, 1, staged.guard);
+    let guard = guard.expect("staged").guard;
     assert_eq!(guard.devices[0].1.name, "a browser");
     let receipt = world.ledger.append(staged.tag, 1, staged.digest).expect("the first");
     let attached = Attached { version: Claimed(1), sealed: staged.guard };
-    let commit = Commit { account: world.account, staged: attached, receipt: &receipt };
+    let (account, digest) = (world.account, Claimed(staged.digest));
+    let commit = Commit { account, staged: attached, digest, receipt: &receipt };
     let reply = world.enclave.call(&HostRequest::Commit(commit));
-    let HostReply::Committed(Committed { sealed, .. }) = decode(&reply) else { panic!("no guard") };
+    let HostReply::Committed(committed) = decode(&reply) else { panic!("no guard") };
+    let Next::Answer(sealed) = committed.next else { panic!("no answer") };
 
     // The client opens the core's reply, and no other.
     let answer = client.ask(&json!({"reply": hex::encode(sealed)}));

@@ -1,6 +1,6 @@
 //! What is shipped: an enclave that cannot attest with a simulated chip, and a command line that
-//! cannot be talked into one. Both are built here, as releases are, without the features of
-//! development.
+//! cannot be talked into one. The enclave is the release image's; the command line is built here,
+//! without the features of development.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,21 +10,21 @@ use serde_json::Value;
 /// What only the simulated chip says.
 const TRACES: [&str; 3] = ["KEYFOLD_SIMULATED_CHIP", "SIMULATED", "vcek.key.pk8"];
 
-/// Builds a program with its default features, apart from the programs of the other tests. Features
+/// Builds the command line with its default features, apart from the programs of the other tests. Features
 /// make the difference here, not optimisation, so it is built quickly.
-fn build(package: &str, program: &str) -> PathBuf {
+fn command_line() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
     let apart = target.join("release-check");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--locked", "--package", package, "--bin", program])
+        .args(["build", "--locked", "--package", "keyfold", "--bin", "keyfold"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace"))
         .env("CARGO_BUILD_BUILD_DIR", target)
         .env("CARGO_TARGET_DIR", &apart)
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "{package} does not build as a release");
-    apart.join("debug").join(program)
+    assert!(status.success(), "keyfold does not build as a release");
+    apart.join("debug/keyfold")
 }
 
 /// The program of development, beside which the other tests are built.
@@ -52,7 +52,9 @@ fn contains(program: &[u8], trace: &str) -> bool {
 
 #[test]
 fn a_shipped_enclave_attests_with_the_processor_or_not_at_all() {
-    let shipped = build("keyfold-trusted", "keyfold-enclave");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+    let shipped = target.join("image/release/keyfold-enclave");
+    assert!(shipped.is_file(), "{} is missing: `cargo xtask image build`", shipped.display());
     let simulated = development("keyfold-enclave");
     assert!(text(&run(&shipped, &["--version"]).stdout).trim_end().ends_with("(snp)"));
     assert!(text(&run(&simulated, &["--version"]).stdout).contains("SIMULATED"));
@@ -64,7 +66,8 @@ fn a_shipped_enclave_attests_with_the_processor_or_not_at_all() {
     // The search would find them.
     assert!(TRACES.iter().all(|trace| contains(&simulated_bytes, trace)));
 
-    if Path::new("/sys/kernel/config/tsm/report").exists() {
+    let ways = ["/sys/kernel/config/tsm/report", "/dev/sev-guest"];
+    if ways.iter().any(|way| Path::new(way).exists()) {
         return;
     }
     let refused = run(&shipped, &["pipe"]);
@@ -76,7 +79,7 @@ fn a_shipped_enclave_attests_with_the_processor_or_not_at_all() {
 
 #[test]
 fn a_shipped_command_line_knows_neither_the_dev_cloud_nor_its_chip() {
-    let shipped = build("keyfold", "keyfold");
+    let shipped = command_line();
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (home, description) = (path("home"), path("deployment.toml"));
@@ -108,14 +111,13 @@ fn a_shipped_command_line_knows_neither_the_dev_cloud_nor_its_chip() {
     assert_eq!((exit, code), (Some(7), "deployment-url".into()));
 
     // It signs no statement that accepts a simulated chip; the same one with a real one it does.
-    let sign = ["policy", "statement", "--deployment", &description, "--trust-root", &root];
+    let sign = ["policy", "sign", "--deployment", &description, "--trust-root", &root];
     let keys = ["--key", &path("one.pk8"), "--key", &path("two.pk8")];
     let out = ["--out", &path("statement.json")];
     let sign = [&sign[..], &keys, &out].concat();
-    for (workload, expected) in [(SIMULATED, Some(2)), (DIRECT, Some(0))] {
-        std::fs::write(&description, format!("{STATEMENT}{workload}{KEY_RELEASE}"))
-            .expect("a file");
-        assert_eq!(keyfold(&sign).0, expected, "{workload}");
+    for (text, expected) in [(simulated(), Some(2)), (DIRECT.to_owned(), Some(0))] {
+        std::fs::write(&description, &text).expect("a file");
+        assert_eq!(keyfold(&sign).0, expected, "{text}");
     }
 }
 
@@ -125,43 +127,19 @@ fn restrict(path: &Path) {
     std::fs::set_permissions(path, mode).expect("its owner's alone");
 }
 
-const STATEMENT: &str = r#"
-[statement]
-name = "keyfold-eu"
-serial = 3
-issued = "2026-11-22T00:00:00Z"
-expires = "2027-02-20T00:00:00Z"
-url = "https://keyfold.example"
-config = "1111111111111111111111111111111111111111111111111111111111111111"
-root = "2222222222222222222222222222222222222222222222222222222222222222"
+/// A deployment of images on real chips.
+const DIRECT: &str = include_str!("../../attestation-policy/tests/deployment/deployment.toml");
 
-[statement.identity]
-issuer = "https://login.example/v2.0"
-client_id = "keyfold"
-audience = "keyfold"
-"#;
+/// The same of a simulated one.
+fn simulated() -> String {
+    let (statement, _) = DIRECT.split_once("[[statement.workloads]]").expect("workloads");
+    let (_, key_release) = DIRECT.split_once("[key_release]").expect("a key release");
+    format!("{statement}{SIMULATED}\n[key_release]{key_release}")
+}
 
 const SIMULATED: &str = r#"
 [[statement.workloads]]
 profile = "simulated"
 ark_sha256 = "3333333333333333333333333333333333333333333333333333333333333333"
 measurement = "333333333333333333333333333333333333333333333333333333333333333333333333333333333333333333333333"
-"#;
-
-const DIRECT: &str = r#"
-[[statement.workloads]]
-profile = "snp-direct"
-measurement = "333333333333333333333333333333333333333333333333333333333333333333333333333333333333333333333333"
-policy_required = []
-policy_forbidden = ["smt-allowed"]
-platform_required = ["alias-check-complete"]
-platform_forbidden = []
-minimum_tcb = [
-    { product = "Milan", tcb = { bootloader = 4, tee = 0, snp = 24, microcode = 219 } },
-]
-"#;
-
-const KEY_RELEASE: &str = r#"
-[key_release]
-authority = "https://keyfold.weu.attest.azure.net"
 "#;

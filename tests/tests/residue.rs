@@ -32,7 +32,7 @@ const TOP: usize = 2048;
 /// What the wiping function itself leaves at its own bottom: return addresses, saved registers.
 const BOTTOM: usize = 256;
 /// How far down the core says it wipes.
-const WIPED: usize = 96 * 1024;
+const WIPED: usize = 128 * 1024;
 
 /// A core with a stack of its own.
 struct Subject {
@@ -104,6 +104,10 @@ impl Needles {
     fn add_guard(&mut self, guard: &Guard) {
         self.add("account secret", &guard.secret);
         self.add("PIN verifier", &guard.pin);
+        if let Some(tried) = &guard.pending {
+            self.add("candidate PIN's verifier", &tried.verifier);
+            self.add("reply key", &tried.reply_key);
+        }
     }
 
     fn add_record(&mut self, record: &Record) {
@@ -165,6 +169,7 @@ impl Observer {
         let mut needles = Needles::default();
         needles.add("root key", &ROOT);
         needles.add("PIN", &script::pin());
+        needles.add("wrong PIN", &script::wrong_pin());
         needles.add("a name of a request", MARKED_NAME.as_bytes());
         let oracle = Oracle::new(ROOT, samples::account());
         Self { oracle, config_hash, keys: None, needles, secret: None, names_seen: 0 }
@@ -200,10 +205,15 @@ impl Observer {
         }
         match decode(reply) {
             HostReply::Staged(staged) => {
-                let opened = self.oracle.staged(staged.version, staged.guard).expect("staged");
+                let opened = self
+                    .oracle
+                    .staged(staged.digest, staged.version, staged.guard)
+                    .expect("staged");
                 self.secret = Some(opened.guard.secret);
                 self.needles.add_guard(&opened.guard);
-                self.needles.add("reply key", &opened.reply_key);
+                if let Some((reply_key, _)) = &opened.answer {
+                    self.needles.add("reply key", reply_key);
+                }
             }
             HostReply::Reply(reply) => {
                 let (Some(put), Some(secret)) = (reply.put, self.secret) else { return };
@@ -241,7 +251,7 @@ fn nothing_secret_survives_a_request() {
     }
     let kinds: std::collections::BTreeSet<&str> =
         observer.needles.windows.values().map(String::as_str).collect();
-    assert_eq!(kinds.len(), 10, "{kinds:?}");
+    assert_eq!(kinds.len(), 12, "{kinds:?}");
     assert!(observer.names_seen > 4, "requests carried the names");
 
     // The control: what does stay is found. The session's keys are in the table.

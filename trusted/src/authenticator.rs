@@ -46,10 +46,8 @@ fn cose_key(algorithm: Algorithm, public_key: &[u8]) -> Result<Vec<u8, 80>, Fail
     let mut put = |bytes: &[u8]| key.extend_from_slice(bytes).map_err(|_| Failed);
     match algorithm {
         Algorithm::Es256 => {
-            let (x, y) = public_key
-                .strip_prefix(&[4])
-                .and_then(|point| point.split_at_checked(32))
-                .ok_or(Failed)?;
+            let point = public_key.strip_prefix(&[4]).ok_or(Failed)?;
+            let (x, y) = point.split_at_checked(32).ok_or(Failed)?;
             // {1: 2 (EC2), 3: -7 (ES256), -1: 1 (P-256), -2: x, -3: y}
             put(&[0xa5, 0x01, 0x02, 0x03, 0x26, 0x20, 0x01, 0x21, 0x58, 0x20])?;
             put(x)?;

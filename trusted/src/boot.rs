@@ -16,9 +16,10 @@ const CLAIMS: usize = 1024;
 type Claims = String<CLAIMS>;
 
 /// A core that knows its deployment and has no root key yet.
+#[derive(Clone)]
 pub(crate) struct Configured {
     config: Config,
-    config_hash: Digest,
+    pub(crate) config_hash: Digest,
 }
 
 /// A core that serves.
@@ -37,20 +38,17 @@ impl Configured {
         Ok(Self { config, config_hash })
     }
 
-    pub(crate) const fn config_hash(&self) -> Digest {
-        self.config_hash
-    }
-
     /// Takes the root key, makes the channel key, and forgets everything but what is derived.
     pub(crate) fn unlock(
-        self, platform: &mut impl Platform, sessions: &mut SessionTable, unlock: &Unlock,
+        &self, platform: &mut impl Platform, sessions: &mut SessionTable, unlock: &Unlock,
     ) -> Result<Keyed, HostRefusal> {
         let root = platform.unwrap_root(unlock.algorithm, unlock.wrapped);
         let roots = RootKeys::derive(root.map_err(|_| HostRefusal::Unwrap)?);
         let channel = ChannelKey::generate(platform, &self.config_hash)?;
         sessions.set_hash_key(random(platform)?);
         let home = home(&self.config, &roots.commitment);
-        Ok(Keyed { config: self.config, roots, channel, home, config_hash: self.config_hash })
+        let Self { config, config_hash } = self.clone();
+        Ok(Keyed { config, roots, channel, home, config_hash })
     }
 }
 

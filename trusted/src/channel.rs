@@ -31,13 +31,13 @@ impl ChannelKey {
     pub(crate) fn generate(platform: &mut impl Platform, config: &Digest) -> Result<Self, Failed> {
         let seed = Zeroizing::new(random::<96>(platform)?);
         let key = XWing::from_expanded(&seed)?;
-        let id = ChannelKeyId(sha256(&[key.public()]));
+        let id = ChannelKeyId(sha256(&[&key.public]));
         let context = key_schedule_context(&channel_info(config, &id));
         Ok(Self { key, id, context })
     }
 
     pub(crate) fn public(&self) -> &[u8; CHANNEL_KEY] {
-        self.key.public()
+        &self.key.public
     }
 
     /// The session that `enc` opens.

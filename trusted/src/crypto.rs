@@ -30,12 +30,6 @@ impl From<ring::error::Unspecified> for Failed {
     }
 }
 
-impl From<ring::error::KeyRejected> for Failed {
-    fn from(_: ring::error::KeyRejected) -> Self {
-        Self
-    }
-}
-
 /// SHA-256 over the concatenation of the parts.
 pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -116,14 +110,15 @@ pub(crate) fn p256_sign(
 ) -> Result<Vec<u8, 72>, Failed> {
     let algorithm = &signature::ECDSA_P256_SHA256_ASN1_SIGNING;
     let random = SystemRandom::new();
-    let key =
-        EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar.expose(), point, &random)?;
+    let scalar = scalar.expose();
+    let key = EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar, point, &random);
+    let key = key.map_err(|_| Failed)?;
     Vec::from_slice(key.sign(&random, message)?.as_ref()).map_err(|_| Failed)
 }
 
 /// The public key of an Ed25519 seed.
 pub(crate) fn ed25519_public(seed: &Secret) -> Result<Vec<u8, 65>, Failed> {
-    let key = Ed25519KeyPair::from_seed_unchecked(seed.expose())?;
+    let key = Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| Failed)?;
     Vec::from_slice(key.public_key().as_ref()).map_err(|_| Failed)
 }
 
@@ -132,7 +127,8 @@ pub(crate) fn ed25519_public(seed: &Secret) -> Result<Vec<u8, 65>, Failed> {
 pub(crate) fn ed25519_sign(
     seed: &Secret, public: &[u8], message: &[u8],
 ) -> Result<Vec<u8, 72>, Failed> {
-    let key = Ed25519KeyPair::from_seed_and_public_key(seed.expose(), public)?;
+    let key = Ed25519KeyPair::from_seed_and_public_key(seed.expose(), public);
+    let key = key.map_err(|_| Failed)?;
     Vec::from_slice(key.sign(message).as_ref()).map_err(|_| Failed)
 }
 
@@ -140,7 +136,8 @@ pub(crate) fn ed25519_sign(
 pub(crate) struct XWing {
     ml_kem: Zeroizing<[u8; 2400]>,
     x25519: StaticSecret,
-    public: [u8; CHANNEL_KEY],
+    /// ML-KEM encapsulation key, then X25519 public key.
+    pub(crate) public: [u8; CHANNEL_KEY],
 }
 
 impl XWing {
@@ -153,13 +150,8 @@ impl XWing {
         let mut public = [0; CHANNEL_KEY];
         let (first, last) = public.split_first_chunk_mut().ok_or(Failed)?;
         *first = *pair.pk();
-        last.copy_from_slice(PublicKey::from(&x25519).as_bytes());
+        *<&mut [u8; 32]>::try_from(last).map_err(|_| Failed)? = PublicKey::from(&x25519).to_bytes();
         Ok(Self { ml_kem, x25519, public })
-    }
-
-    /// ML-KEM encapsulation key, then X25519 public key.
-    pub(crate) fn public(&self) -> &[u8; CHANNEL_KEY] {
-        &self.public
     }
 
     /// The shared secret of an encapsulated key. Never fails on one of the right length: ML-KEM
@@ -180,6 +172,5 @@ impl XWing {
 /// The first `N` bytes of a longer or equal slice.
 fn take<const N: usize>(bytes: &[u8]) -> [u8; N] {
     debug_assert!(bytes.len() >= N);
-    let mut bytes = bytes.iter().copied();
-    ::core::array::from_fn(|_| bytes.next().unwrap_or_default())
+    bytes.first_chunk().copied().unwrap_or([0; N])
 }

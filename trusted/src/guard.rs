@@ -3,18 +3,24 @@
 //! A change leaves the core as a *staged* guard, which authorises nothing: it is sealed as another
 //! kind of object. Only [`commit`], shown the ledger's receipt for this very transition, turns it
 //! into the *live* guard and releases the answer.
+//!
+//! A recovery is two changes. [`charge`] counts a failure and leaves the candidate PIN waiting in the
+//! guard, compared with nothing. Only of a live guard, [`settle`] compares it, and stages what came of
+//! it; the answer waits for that second commit. So the ledger was paid for every comparison before it
+//! was made: who withholds, repeats or forks anything can lose a try and never gain one.
 
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
+use subtle::{Choice, ConditionallySelectable};
 
 use crate::boot::Keyed;
 use crate::core::reply;
 use crate::crypto::{Failed, sha256};
-use crate::keys::{AccountSecret, Secret, in_sealed};
+use crate::keys::{AccountSecret, Secret, in_sealed, settled_blind};
 use crate::platform::{Platform, random};
 use crate::protocol::*;
 use crate::receipt::{self, Entry, Recorded};
-use crate::request::{Caller, FirstDevice, Stop, Turn, UserVerified};
+use crate::request::{Caller, NewDevice, Stop, Turn, UserVerified, fresh_read};
 use crate::seal::{self, Context, Kind, seal, seal_into};
 use crate::sync;
 use crate::vault;
@@ -26,6 +32,10 @@ pub(crate) struct Guard {
     pub(crate) secret: AccountSecret,
     #[serde(with = "in_sealed")]
     pin: Secret,
+    /// Tries in a row that were charged and not found right. There is no other lock.
+    failures: u8,
+    pending: Option<Try>,
+    /// Oldest first. None: the account has ended.
     devices: Vec<Registered, DEVICES>,
     /// Deployment, ledger and root key; see [`Keyed::home`].
     home: Digest,
@@ -42,12 +52,42 @@ struct Registered {
     device: Device,
 }
 
-/// A guard on its way: what will be live, and the key of the answer that waits for it.
+/// A PIN that was charged for and not compared yet.
+#[derive(Serialize, Deserialize)]
+struct Try {
+    #[serde(with = "in_sealed")]
+    verifier: Secret,
+    device: Device,
+    #[serde(with = "in_sealed")]
+    reply_key: Secret,
+    host_time: u64,
+}
+
+/// A guard on its way: what will be live, and the answer that waits for it.
 #[derive(Serialize, Deserialize)]
 struct StagedGuard {
     guard: Guard,
+    /// Of this version. Out only with its commit: it says whether a try was right.
+    event: AuditEvent,
+    /// None while a try is pending: it is answered when settled.
+    answer: Option<Waiting>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Waiting {
     #[serde(with = "in_sealed")]
     reply_key: Secret,
+    refusal: Option<Refusal>,
+}
+
+/// What makes a version of a guard, beside the guard itself.
+struct Step {
+    kind: AuditKind,
+    actor: DeviceId,
+    subject: Option<DeviceId>,
+    host_time: u64,
+    blind: [u8; 32],
+    answer: Option<Waiting>,
 }
 
 /// A change to a live guard. Who may be added or struck off is a verified user's to say.
@@ -56,6 +96,9 @@ pub(crate) enum Edit {
     Remove(DeviceId, UserVerified),
     /// Only the vault's point is written down.
     Anchor,
+    /// Sets the PIN, and with it the count.
+    ChangePin(StretchedPin, UserVerified),
+    Close(UserVerified),
 }
 
 /// A staged guard, sealed for the host to store.
@@ -64,13 +107,18 @@ pub(crate) struct StagedWrite {
     version: u64,
     digest: Digest,
     guard: [u8; seal::GUARD],
-    audit: [u8; seal::AUDIT],
 }
 
 impl StagedWrite {
     pub(crate) fn for_host(&self) -> Staged<'_> {
-        let Self { tag, version, digest, guard, audit } = self;
-        Staged { tag: *tag, version: *version, digest: *digest, guard, audit }
+        Staged { tag: self.tag, version: self.version, digest: self.digest, guard: &self.guard }
+    }
+
+    /// Becomes `other` if `choice`, in a time that does not say which: tag and version are the same.
+    fn become_if(&mut self, choice: Choice, other: &Self) {
+        let mine = self.digest.0.iter_mut().chain(&mut self.guard);
+        let others = other.digest.0.iter().chain(&other.guard);
+        mine.zip(others).for_each(|(mine, other)| mine.conditional_assign(other, choice));
     }
 }
 
@@ -91,20 +139,25 @@ impl Guard {
     /// A key counts in one role of one device, or revoking the device would not end it, and using it
     /// would not say who was there.
     fn register(&mut self, device: Device) -> Result<DeviceId, Refusal> {
-        let Device { device_key, uv_key, .. } = &device;
-        let is_known = |key: &P256PublicKey| {
-            let mut devices = self.devices.iter().map(|known| &known.device);
-            devices.any(|known| known.device_key == *key || known.uv_key == *key)
-        };
-        if device_key == uv_key || is_known(device_key) || is_known(uv_key) {
-            return Err(Refusal::KnownDevice);
-        }
-        let id = device_id(sha256, device_key, uv_key);
+        self.check_new(&device)?;
+        let id = device_id(sha256, &device.device_key, &device.uv_key);
         let added = self.devices.push(Registered { id, device });
         added.map(|()| id).map_err(|_| Refusal::TooManyDevices)
     }
 
-    fn apply(&mut self, edit: Edit) -> Result<(AuditKind, Option<DeviceId>), Refusal> {
+    fn check_new(&self, device: &Device) -> Result<(), Refusal> {
+        let Device { device_key, uv_key, .. } = device;
+        let is_known = |key: &P256PublicKey| {
+            let mut devices = self.devices.iter().map(|known| &known.device);
+            devices.any(|known| known.device_key == *key || known.uv_key == *key)
+        };
+        let is_new = device_key != uv_key && !is_known(device_key) && !is_known(uv_key);
+        if is_new { Ok(()) } else { Err(Refusal::KnownDevice) }
+    }
+
+    fn apply<P: Platform>(
+        &mut self, turn: &mut Turn<P>, edit: Edit,
+    ) -> Result<(AuditKind, Option<DeviceId>), Stop> {
         match edit {
             Edit::Add(device, _) => {
                 let id = self.register(device)?;
@@ -113,39 +166,64 @@ impl Guard {
             Edit::Remove(id, _) => {
                 self.device(&id).ok_or(Refusal::UnknownDevice)?;
                 if self.devices.len() == 1 {
-                    return Err(Refusal::LastDevice);
+                    return Err(Refusal::LastDevice.into());
                 }
                 self.devices.retain(|known| known.id != id);
                 Ok((AuditKind::DeviceRevoked, Some(id)))
             }
             Edit::Anchor => Ok((AuditKind::Anchored, None)),
+            Edit::ChangePin(pin, _) => {
+                self.pin = turn.keyed.roots.pin_verifier(&turn.handle.account, &pin);
+                self.failures = 0;
+                Ok((AuditKind::PinChanged, None))
+            }
+            Edit::Close(_) => {
+                self.devices.clear();
+                self.secret = AccountSecret::new(random(turn.platform)?);
+                self.pin = Secret::new(random(turn.platform)?);
+                Ok((AuditKind::Deleted, None))
+            }
         }
     }
 }
 
-/// The live guard the host attached, if it is of this deployment, ledger and root key.
-pub(crate) fn open_live<P>(turn: &Turn<P>) -> Result<Guard, Stop> {
+/// The live guard the host attached, if it is of this deployment, ledger and root key, and not older
+/// than the caller has seen.
+pub(crate) fn open_live<P>(turn: &Turn<P>, seen: u64) -> Result<Guard, Stop> {
     let attached = turn.handle.guard.as_ref().ok_or(HostRefusal::State)?;
-    let context = Context::sole(Kind::GuardLive, &turn.handle.account, attached.version.0);
-    let guard: Guard =
-        seal::open::<_, { seal::GUARD }>(&turn.keyed.roots.guard, &context, attached.sealed)
-            .map_err(|_| HostRefusal::State)?;
-    if guard.home == turn.keyed.home { Ok(guard) } else { Err(Refusal::ForeignGuard.into()) }
+    let guard = open(turn.keyed, &turn.handle.account, attached)?;
+    if guard.home != turn.keyed.home {
+        return Err(Refusal::ForeignGuard.into());
+    }
+    if guard.version < seen { Err(Refusal::StaleGuard.into()) } else { Ok(guard) }
+}
+
+fn open(keyed: &Keyed, account: &Account, live: &Attached) -> Result<Guard, HostRefusal> {
+    let context = Context::sole(Kind::GUARD_LIVE, account, live.version.0);
+    seal::open::<_, { seal::GUARD }>(&keyed.roots.guard, &context, live.sealed)
 }
 
 /// Opens an account: version 1, with a secret of its own. That no earlier version exists is the
-/// ledger's to say, at the append from 0.
+/// ledger's to say, at the append from 0. Of a person's accounts one is open at a time: beside it
+/// nobody opens another, with a PIN of their own to compare the person's with.
 pub(crate) fn enroll<P: Platform>(
-    turn: &mut Turn<P>, first: FirstDevice, enroll: &Enroll,
+    turn: &mut Turn<P>, first: NewDevice, enroll: &Enroll,
 ) -> Result<StagedWrite, Stop> {
     let account = &turn.handle.account;
-    if account.generation == 0 {
-        return Err(Refusal::Malformed.into());
+    let before = account.generation.checked_sub(1).ok_or(Refusal::Malformed)?;
+    if before > 0 {
+        let attached = turn.handle.guard.as_ref().ok_or(HostRefusal::State)?;
+        let last = open(turn.keyed, &Account { id: account.id, generation: before }, attached)?;
+        if last.home != turn.keyed.home || !last.devices.is_empty() {
+            return Err(HostRefusal::State.into());
+        }
     }
     let mut guard = Guard {
         version: 0,
         secret: AccountSecret::new(random(turn.platform)?),
         pin: turn.keyed.roots.pin_verifier(account, &enroll.pin),
+        failures: 0,
+        pending: None,
         devices: Vec::new(),
         home: turn.keyed.home,
         floor: Chain::Vault.genesis(sha256, account),
@@ -153,7 +231,33 @@ pub(crate) fn enroll<P: Platform>(
         blind: [0; 32],
     };
     guard.register(enroll.device.clone())?;
-    stage(turn, first.id(), guard, AuditKind::Enrolled, None)
+    stage_for(turn, first.id(), guard, AuditKind::Enrolled, None)
+}
+
+/// Charges a try before anything is compared: it counts as a failure until it is found right.
+pub(crate) fn charge<P: Platform>(
+    turn: &mut Turn<P>, first: NewDevice, seen: u64, recover: Recover,
+) -> Result<StagedWrite, Stop> {
+    let mut guard = open_live(turn, seen)?;
+    fresh_read(turn, &guard)?;
+    if guard.devices.is_empty() {
+        return Err(Refusal::Closed.into());
+    }
+    if recover.guard != guard.version {
+        return Err(Refusal::GuardAt(guard.version).into());
+    }
+    if guard.failures >= TRIES {
+        return Err(Refusal::Locked.into());
+    }
+    guard.check_new(&recover.device)?;
+    guard.failures = guard.failures.saturating_add(1);
+    guard.pending = Some(Try {
+        verifier: turn.keyed.roots.pin_verifier(&turn.handle.account, &recover.pin),
+        device: recover.device,
+        reply_key: turn.session.reply_key(turn.handle.frame),
+        host_time: turn.handle.time.0,
+    });
+    stage_for(turn, first.id(), guard, AuditKind::TryCharged, None)
 }
 
 /// Changes a guard: exactly the version the caller signed for, at exactly the vault it knows.
@@ -161,16 +265,63 @@ pub(crate) fn change<P: Platform>(
     turn: &mut Turn<P>, caller: Caller, base: &GuardBase, edit: Edit,
 ) -> Result<StagedWrite, Stop> {
     let vault = vault::open(turn, &caller)?;
-    let (actor, mut guard) = (caller.device(), caller.into_guard());
+    let (actor, mut guard) = caller.into_parts();
     if base.guard != guard.version {
         return Err(Refusal::GuardMoved.into());
+    }
+    // Else two forks of a vault would meet here, each anchored in its turn.
+    if base.anchor != guard.floor {
+        return Err(Refusal::BrokenChain.into());
     }
     if base.vault != vault.point {
         return Err(Refusal::SyncFirst.into());
     }
-    let (kind, subject) = guard.apply(edit)?;
+    let (kind, subject) = guard.apply(turn, edit)?;
     guard.floor = vault.point;
-    stage(turn, actor, guard, kind, subject)
+    // A try that waits is over, and stays counted unless the PIN was set.
+    guard.pending = None;
+    stage_for(turn, actor, guard, kind, subject)
+}
+
+/// Compares the PIN of a charged try and stages what comes of it. Needs no further authority: the
+/// try's request had it, and the ledger has recorded the charge, or the guard would not be live.
+///
+/// Both outcomes are prepared and one is chosen, so that neither size nor time tells them apart. All
+/// that enters their digests comes from the charged guard: settled again, after a crash or by another
+/// enclave, it is the same transition.
+pub(crate) fn settle<P: Platform>(
+    keyed: &Keyed, platform: &mut P, settle: &Settle,
+) -> Result<StagedWrite, HostRefusal> {
+    let Settle { account, guard } = settle;
+    let (mut right, mut wrong) = (open(keyed, account, guard)?, open(keyed, account, guard)?);
+    let (Some(tried), Some(failed)) = (right.pending.take(), wrong.pending.take()) else {
+        return Err(HostRefusal::State);
+    };
+    if right.home != keyed.home {
+        return Err(HostRefusal::State);
+    }
+    let is_right = tried.verifier.equals(&right.pin);
+    let step = |kind, subject, refusal, of: Try| Step {
+        kind,
+        actor: device_id(sha256, &of.device.device_key, &of.device.uv_key),
+        subject,
+        host_time: of.host_time,
+        blind: settled_blind(&wrong.blind),
+        answer: Some(Waiting { reply_key: of.reply_key, refusal }),
+    };
+
+    let refusal = Refusal::WrongPin(TRIES.saturating_sub(wrong.failures));
+    let failed = step(AuditKind::TryFailed, None, Some(refusal), failed);
+    let oldest = right.devices.first().filter(|_| right.devices.is_full());
+    let made_room = oldest.map(|oldest| oldest.id);
+    right.devices.retain(|known| Some(known.id) != made_room);
+    right.failures = 0;
+    right.register(tried.device.clone()).map_err(|_| HostRefusal::State)?;
+    let recovered = step(AuditKind::Recovered, made_room, None, tried);
+
+    let mut outcome = stage(keyed, platform, account, wrong, failed)?;
+    outcome.become_if(is_right, &stage(keyed, platform, account, right, recovered)?);
+    Ok(outcome)
 }
 
 /// What Status reports. Only of a guard that the ledger has just confirmed.
@@ -184,71 +335,84 @@ pub(crate) fn status<P>(turn: &Turn<P>, caller: &Caller) -> Result<AccountStatus
         anchor: guard.floor,
         vault: vault.point,
         devices: guard.devices.iter().map(view).collect(),
+        failures: guard.failures,
     })
 }
 
-/// Gives a change its version, its audit event and its seal.
-fn stage<P: Platform>(
-    turn: &mut Turn<P>, actor: DeviceId, mut guard: Guard, kind: AuditKind,
-    subject: Option<DeviceId>,
+/// Stages the change that this turn's request makes.
+fn stage_for<P: Platform>(
+    turn: &mut Turn<P>, actor: DeviceId, guard: Guard, kind: AuditKind, subject: Option<DeviceId>,
 ) -> Result<StagedWrite, Stop> {
-    let account = &turn.handle.account;
-    let version = guard.version.checked_add(1).ok_or(Refusal::Malformed)?;
+    let reply_key = turn.session.reply_key(turn.handle.frame);
+    let answer = guard.pending.is_none().then_some(Waiting { reply_key, refusal: None });
+    let (host_time, blind) = (turn.handle.time.0, random(turn.platform)?);
+    let step = Step { kind, actor, subject, host_time, blind, answer };
+    Ok(stage(turn.keyed, turn.platform, &turn.handle.account, guard, step)?)
+}
+
+/// Gives a change its version, its audit event and its seal. Not inlined: its guards would lie on its
+/// callers' stack, twice where a try is settled, and all of that has to be wiped.
+#[inline(never)]
+fn stage<P: Platform>(
+    keyed: &Keyed, platform: &mut P, account: &Account, mut guard: Guard, step: Step,
+) -> Result<StagedWrite, Failed> {
+    let Step { kind, actor, subject, host_time, blind, answer } = step;
+    let version = guard.version.checked_add(1).ok_or(Failed)?;
 
     // 1. What happened, chained to all that happened before.
-    let subject = subject.unwrap_or(actor);
-    let event = AuditEvent { version, kind, actor, subject, host_time: turn.handle.time.0 };
+    let event = AuditEvent { version, kind, actor, subject: subject.unwrap_or(actor), host_time };
     let before = ChainPoint { version: guard.version, head: guard.audit_head };
     let link = sync::audit_link(&event)?;
-    let after = Chain::Audit.next(sha256, &before, &link).ok_or(Refusal::BrokenChain)?;
-    let context = Context::sole(Kind::Audit, account, version);
-    let audit = seal(turn.platform, &guard.secret.audit(), &context, &event)?;
+    let after = Chain::Audit.next(sha256, &before, &link).ok_or(Failed)?;
 
     // 2. The new guard, under a digest that says nothing.
     guard.version = version;
     guard.audit_head = after.head;
-    guard.blind = random(turn.platform)?;
+    guard.blind = blind;
     let digest = guard.digest(account)?;
 
     // 3. Sealed as staged: it authorises nothing.
-    let reply_key = turn.session.reply_key(turn.handle.frame);
-    let context = Context::sole(Kind::GuardStaged, account, version);
-    let staged = StagedGuard { guard, reply_key };
-    let guard = seal(turn.platform, &turn.keyed.roots.guard, &context, &staged)?;
-    Ok(StagedWrite { tag: turn.keyed.tag(account), version, digest, guard, audit })
+    let context = Context::staged(account, digest, version);
+    let guard =
+        seal(platform, &keyed.roots.guard, &context, &StagedGuard { guard, event, answer })?;
+    Ok(StagedWrite { tag: keyed.tag(account), version, digest, guard })
 }
 
 /// Turns a staged guard into a live one: the ledger's receipt says that this transition, and no
-/// other, is the one that happened.
+/// other, is the one that happened. Until then nothing that was staged is so much as opened.
 pub(crate) fn commit<P: Platform>(
     keyed: &Keyed, platform: &mut P, commit: &Commit, out: &mut [u8; FRAME],
 ) -> Result<usize, HostRefusal> {
-    let Commit { account, staged, receipt } = commit;
-    let context = Context::sole(Kind::GuardStaged, account, staged.version.0);
-    let StagedGuard { guard, reply_key } =
-        seal::open::<_, { seal::GUARD }>(&keyed.roots.guard, &context, staged.sealed)
-            .map_err(|_| HostRefusal::State)?;
-    if guard.home != keyed.home {
-        return Err(HostRefusal::State);
-    }
-    let tag = keyed.tag(account);
-    let digest = guard.digest(account).map_err(|_| HostRefusal::State)?;
-    let entry = Entry { tag: &tag, version: guard.version, guard: &digest };
+    let Commit { account, staged, digest, receipt } = commit;
+    let (version, digest) = (staged.version.0, &digest.0);
+    let entry = Entry { tag: &keyed.tag(account), version, guard: digest };
     let committed = receipt::committed(&keyed.config, &entry, receipt);
     let committed = committed.map_err(|_| HostRefusal::Receipt)?;
 
-    let live = go_live(keyed, platform, account, &guard, committed);
-    let live = live.map_err(|_| HostRefusal::Platform)?;
+    let context = Context::staged(account, *digest, version);
+    let StagedGuard { guard, event, answer } =
+        seal::open::<_, { seal::GUARD }>(&keyed.roots.guard, &context, staged.sealed)?;
+    let is_recorded = guard.digest(account).is_ok_and(|of_this| of_this == *digest);
+    if guard.home != keyed.home || !is_recorded {
+        return Err(HostRefusal::State);
+    }
+
+    let live = go_live(keyed, platform, account, &guard, committed)?;
+    let context = Context::sole(Kind::AUDIT, account, version);
+    let audit: [u8; seal::AUDIT] = seal(platform, &guard.secret.audit(), &context, &event)?;
     let mut sealed = [0; GUARD_REPLY];
-    let outcome: Outcome = Ok(Success::GuardChanged(GuardChanged {
-        guard: guard.version,
-        audit_head: guard.audit_head,
-        vault: guard.floor,
-    }));
-    seal_into(platform, &reply_key, REPLY_SEAL, &[], &outcome, &mut sealed)
-        .map_err(|_| HostRefusal::Platform)?;
-    let version = guard.version;
-    reply(out, &HostReply::Committed(Committed { version, guard: &live, sealed: &sealed }))
+    let next = match &answer {
+        None => Next::Settle,
+        Some(Waiting { reply_key, refusal }) => {
+            let (audit_head, vault) = (guard.audit_head, guard.floor);
+            let changed = GuardChanged { guard: version, audit_head, vault };
+            let outcome: Outcome = refusal.map_or(Ok(Success::GuardChanged(changed)), Err);
+            seal_into(platform, reply_key, REPLY_SEAL, &[], &outcome, &mut sealed)?;
+            let ended = guard.devices.is_empty();
+            if ended { Next::Closed(&sealed) } else { Next::Answer(&sealed) }
+        }
+    };
+    reply(out, &HostReply::Committed(Committed { version, guard: &live, audit: &audit, next }))
 }
 
 const GUARD_REPLY: usize = Class::Guard.reply_size(0).saturating_add(SEAL_OVERHEAD);
@@ -257,6 +421,6 @@ const GUARD_REPLY: usize = Class::Guard.reply_size(0).saturating_add(SEAL_OVERHE
 fn go_live<P: Platform>(
     keyed: &Keyed, platform: &mut P, account: &Account, guard: &Guard, _: Recorded,
 ) -> Result<[u8; seal::GUARD], Failed> {
-    let context = Context::sole(Kind::GuardLive, account, guard.version);
+    let context = Context::sole(Kind::GUARD_LIVE, account, guard.version);
     seal(platform, &keyed.roots.guard, &context, guard)
 }

@@ -1,6 +1,7 @@
 //! Keys: what each is for, in one table, and the types that keep them from leaking.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use subtle::{Choice, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::crypto::{hkdf_expand, hmac_sha256};
@@ -14,6 +15,7 @@ mod label {
     pub(super) const ROOT_LEDGER_TAG: &[u8] = b"keyfold/root/ledger-tag/1";
     pub(super) const ROOT_GUARD: &[u8] = b"keyfold/root/guard/1";
     pub(super) const ROOT_PIN: &[u8] = b"keyfold/root/pin/1";
+    pub(super) const GUARD_SETTLED: &[u8] = b"keyfold/guard/settled/1";
     pub(super) const ACCOUNT_VAULT: &[u8] = b"keyfold/account/vault/1";
     pub(super) const ACCOUNT_RECORD: &[u8] = b"keyfold/account/record/1";
     pub(super) const ACCOUNT_AUDIT: &[u8] = b"keyfold/account/audit/1";
@@ -34,6 +36,11 @@ impl Secret {
 
     pub(crate) const fn expose(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// In a time that does not depend on either.
+    pub(crate) fn equals(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
     }
 }
 
@@ -82,6 +89,12 @@ impl RootKeys {
         let parts = [&account.id.0, &account.generation.to_be_bytes()[..], &pin.0];
         Secret::new(hmac_sha256(self.pin.expose(), &parts))
     }
+}
+
+/// The random bytes of the guard that settles the try pending in a guard with these: every settling
+/// is the same.
+pub(crate) fn settled_blind(blind: &[u8; 32]) -> [u8; 32] {
+    *hkdf_expand(&Secret::new(*blind), &[label::GUARD_SETTLED]).expose()
 }
 
 /// Born with the account, inside its guard: a second guard for the same account opens none of the

@@ -117,15 +117,10 @@ pub(crate) fn create<P: Platform>(
     let slot = caller.guard().secret.slot(&record.rp_id, &record.user_handle);
     let change = Change::Create(slot, &record, verified.as_ref());
     let (put, write) = vault::put(turn, caller, &request.vault, &change)?;
-    let is_verified = verified.is_some();
+    let (rp_id, credential, key) = (&record.rp_id, &record.credential, &record.public_key);
+    let authenticator_data =
+        registration_data(rp_id, verified.is_some(), credential, algorithm, key)?;
     let prf = request.prf.as_ref().zip(verified);
-    let authenticator_data = registration_data(
-        &record.rp_id,
-        is_verified,
-        &record.credential,
-        algorithm,
-        &record.public_key,
-    )?;
     let created = Created {
         put,
         credential: record.credential,

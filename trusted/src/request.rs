@@ -89,6 +89,9 @@ pub(crate) fn answer<P: Platform>(
     let sealed = scratch.reply.get_mut(..size).ok_or(HostRefusal::Malformed)?;
     let reply_key = turn.session.reply_key(turn.handle.frame);
     seal_into(turn.platform, &reply_key, REPLY_SEAL, &[], &outcome, sealed)?;
+    if outcome == Err(Refusal::Locked) {
+        return reply(out, &HostReply::Locked(sealed));
+    }
     let put = put.as_ref().map(PutWrite::for_host);
     reply(out, &HostReply::Reply(Reply { sealed, put }))
 }
@@ -106,7 +109,7 @@ fn open_frame<'a, P>(
 ) -> Result<SignedRequest<'a>, HostRefusal> {
     let frame = turn.handle.frame;
     let sealed = buffer.get_mut(..frame.len()).ok_or(HostRefusal::Malformed)?;
-    sealed.copy_from_slice(frame);
+    sealed.iter_mut().zip(frame).for_each(|(to, from)| *to = *from);
     let nonce = request_nonce(turn.handle.counter);
     let aad = request_aad(&turn.session.id, &turn.handle.account);
     let plaintext = aead_open(&turn.session.request_key, nonce, &aad, sealed);
@@ -135,23 +138,33 @@ fn perform<'a, P: Platform>(
     if !request.matches(turn.handle.class) {
         return Err(Refusal::Malformed.into());
     }
-    if let Request::Enroll(request) = &request {
-        let first = first_device(turn, signed, request)?;
-        return guard::enroll(turn, first, request).map(Answer::Staged);
-    }
+    // Signed by a device that is not registered yet.
+    let request = match request {
+        Request::Enroll(request) => {
+            let first = new_device(turn, signed, &request.device)?;
+            return guard::enroll(turn, first, &request).map(Answer::Staged);
+        }
+        Request::Recover(request) => {
+            let device = new_device(turn, signed, &request.device)?;
+            return guard::charge(turn, device, signed.guard_seen, request).map(Answer::Staged);
+        }
+        other => other,
+    };
     let caller = authenticate(turn, signed)?;
-    let staged = match request {
-        // Answered above: it is the one request without a guard.
-        Request::Enroll(_) => return Err(Refusal::Malformed.into()),
+    let (base, edit) = match request {
+        // Answered above.
+        Request::Enroll(_) | Request::Recover(_) => return Err(Refusal::Malformed.into()),
         Request::ApproveDevice(ApproveDevice { base, device }) => {
-            let edit = Edit::Add(device, caller.user_verified()?);
-            guard::change(turn, caller, &base, edit)
+            (base, Edit::Add(device, caller.user_verified()?))
         }
         Request::RevokeDevice(RevokeDevice { base, device }) => {
-            let edit = Edit::Remove(device, caller.user_verified()?);
-            guard::change(turn, caller, &base, edit)
+            (base, Edit::Remove(device, caller.user_verified()?))
         }
-        Request::Anchor(base) => guard::change(turn, caller, &base, Edit::Anchor),
+        Request::ChangePin(ChangePin { base, pin }) => {
+            (base, Edit::ChangePin(pin, caller.user_verified()?))
+        }
+        Request::DeleteAccount(base) => (base, Edit::Close(caller.user_verified()?)),
+        Request::Anchor(base) => (base, Edit::Anchor),
         Request::Touch(named) => return put(turn, &caller, &named, &Change::Touch),
         Request::DeletePasskey(DeletePasskey { vault, slot }) => {
             let change = Change::Delete(slot, caller.user_verified()?);
@@ -174,16 +187,13 @@ fn perform<'a, P: Platform>(
             let page = sync::vault_page(turn, &caller, &from, items)?;
             return Ok(Answer::Read(Success::Synced(page)));
         }
-        Request::Status => {
-            let status = guard::status(turn, &caller)?;
-            return Ok(Answer::Read(Success::Status(status)));
-        }
+        Request::Status => return Ok(Answer::Read(Success::Status(guard::status(turn, &caller)?))),
         Request::Audit(from) => {
             let page = sync::audit_page(turn, &caller, &from, items)?;
             return Ok(Answer::Read(Success::Audited(page)));
         }
     };
-    staged.map(Answer::Staged)
+    guard::change(turn, caller, &base, edit).map(Answer::Staged)
 }
 
 /// A put that answers with nothing but where the vault stands.
@@ -206,20 +216,16 @@ pub(crate) struct Caller {
 /// The caller signed with the key that its device releases to a verified user only.
 pub(crate) struct UserVerified(());
 
-/// The device that an Enroll registers has signed it.
-pub(crate) struct FirstDevice(DeviceId);
+/// The device that is to be registered has signed the request itself.
+pub(crate) struct NewDevice(DeviceId);
 
 impl Caller {
-    pub(crate) const fn device(&self) -> DeviceId {
-        self.device
-    }
-
     pub(crate) const fn guard(&self) -> &Guard {
         &self.guard
     }
 
-    pub(crate) fn into_guard(self) -> Guard {
-        self.guard
+    pub(crate) fn into_parts(self) -> (DeviceId, Guard) {
+        (self.device, self.guard)
     }
 
     pub(crate) fn user_verified(&self) -> Result<UserVerified, Refusal> {
@@ -238,17 +244,14 @@ impl Caller {
     }
 }
 
-impl FirstDevice {
+impl NewDevice {
     pub(crate) const fn id(&self) -> DeviceId {
         self.0
     }
 }
 
 fn authenticate<P>(turn: &Turn<P>, signed: &SignedRequest) -> Result<Caller, Stop> {
-    let guard = guard::open_live(turn)?;
-    if guard.version() < signed.guard_seen {
-        return Err(Refusal::StaleGuard.into());
-    }
+    let guard = guard::open_live(turn, signed.guard_seen)?;
     let device = guard.device(&signed.device).ok_or(Refusal::Unauthorised)?;
     let key = match signed.key {
         KeyKind::Presence => &device.device_key,
@@ -259,15 +262,14 @@ fn authenticate<P>(turn: &Turn<P>, signed: &SignedRequest) -> Result<Caller, Sto
     Ok(Caller { device: signed.device, key: signed.key, guard, fresh })
 }
 
-fn first_device<P>(
-    turn: &Turn<P>, signed: &SignedRequest, enroll: &Enroll,
-) -> Result<FirstDevice, Refusal> {
-    let device = &enroll.device;
+fn new_device<P>(
+    turn: &Turn<P>, signed: &SignedRequest, device: &Device,
+) -> Result<NewDevice, Refusal> {
     let id = device_id(sha256, &device.device_key, &device.uv_key);
     if signed.device != id || signed.key != KeyKind::Presence {
         return Err(Refusal::Unauthorised);
     }
-    check_signature(turn, signed, &device.device_key).map(|()| FirstDevice(id))
+    check_signature(turn, signed, &device.device_key).map(|()| NewDevice(id))
 }
 
 fn check_signature<P>(
@@ -286,7 +288,7 @@ fn check_signature<P>(
 
 /// The proof that the ledger stood at this guard after this very frame was made, where the host
 /// attached one; its absence is refused here if the configuration demands it of every request.
-fn fresh_read<P>(turn: &Turn<P>, guard: &Guard) -> Result<Option<FreshlyRead>, Stop> {
+pub(crate) fn fresh_read<P>(turn: &Turn<P>, guard: &Guard) -> Result<Option<FreshlyRead>, Stop> {
     let config = &turn.keyed.config;
     let Some(receipt) = turn.handle.fresh else {
         return match config.fresh_read {

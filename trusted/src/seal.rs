@@ -24,24 +24,14 @@ pub(crate) const AUDIT: usize = AUDIT_PADDED.saturating_add(SEAL_OVERHEAD);
 
 /// What kind of object a blob is. The numbers are stored: append-only.
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
-    GuardStaged,
-    GuardLive,
-    Vault,
-    Record,
-    Audit,
-}
+pub(crate) struct Kind(u8);
 
 impl Kind {
-    const fn code(self) -> u8 {
-        match self {
-            Self::GuardStaged => 1,
-            Self::GuardLive => 2,
-            Self::Vault => 3,
-            Self::Record => 4,
-            Self::Audit => 5,
-        }
-    }
+    const GUARD_STAGED: Self = Self(1);
+    pub(crate) const GUARD_LIVE: Self = Self(2);
+    pub(crate) const VAULT: Self = Self(3);
+    const RECORD: Self = Self(4);
+    pub(crate) const AUDIT: Self = Self(5);
 }
 
 /// What a blob is. Whoever opens it must know all of it.
@@ -58,9 +48,15 @@ impl<'a> Context<'a> {
         Self { kind, account, object: SlotId([0; 32]), version }
     }
 
+    /// A staged guard, under the digest that the ledger records of it: another's receipt does not
+    /// open it.
+    pub(crate) const fn staged(account: &'a Account, digest: Digest, version: u64) -> Self {
+        Self { kind: Kind::GUARD_STAGED, account, object: SlotId(digest.0), version }
+    }
+
     /// The record of a slot.
     pub(crate) const fn record(account: &'a Account, slot: SlotId, version: u64) -> Self {
-        Self { kind: Kind::Record, account, object: slot, version }
+        Self { kind: Kind::RECORD, account, object: slot, version }
     }
 
     /// `label(14) ‖ kind(1) ‖ account id(32) ‖ generation(4) ‖ object(32) ‖ version(8)`, numbers
@@ -68,7 +64,7 @@ impl<'a> Context<'a> {
     fn bytes(&self) -> [u8; 91] {
         join([
             b"keyfold/seal/1",
-            &[self.kind.code()],
+            &[self.kind.0],
             &self.account.id.0,
             &self.account.generation.to_be_bytes(),
             &self.object.0,

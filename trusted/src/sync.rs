@@ -112,7 +112,7 @@ pub(crate) fn audit_page<'a, P>(
     for sealed in turn.handle.audit {
         let sealed = sealed.map_err(|_| HostRefusal::Malformed)?;
         let version = walk.at.version.checked_add(1).ok_or(Refusal::BrokenChain)?;
-        let context = Context::sole(Kind::Audit, account, version);
+        let context = Context::sole(Kind::AUDIT, account, version);
         let event: AuditEvent = seal::open::<_, { seal::AUDIT }>(&key, &context, sealed)
             .map_err(|_| HostRefusal::State)?;
         walk.step(&audit_link(&event)?)?;

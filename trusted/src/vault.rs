@@ -25,7 +25,7 @@ pub(crate) fn open<P>(turn: &Turn<P>, caller: &Caller) -> Result<Vault, Stop> {
     let (account, guard) = (&turn.handle.account, caller.guard());
     let vault = match &turn.handle.vault {
         Some(attached) => {
-            let context = Context::sole(Kind::Vault, account, attached.version.0);
+            let context = Context::sole(Kind::VAULT, account, attached.version.0);
             seal::open::<_, { seal::VAULT }>(&guard.secret.vault(), &context, attached.sealed)?
         }
         None => Vault { point: Chain::Vault.genesis(sha256, account), guard_floor: 0 },
@@ -78,7 +78,7 @@ pub(crate) fn put<P: Platform>(
     let event = Event { version, slot, action, digest };
     let point = Chain::Vault.next(sha256, &vault.point, &event).ok_or(Refusal::BrokenChain)?;
     let moved = Vault { point, guard_floor: guard.version() };
-    let context = Context::sole(Kind::Vault, account, version);
+    let context = Context::sole(Kind::VAULT, account, version);
     let sealed = seal(turn.platform, &guard.secret.vault(), &context, &moved)?;
     let done = PutDone { guard: guard.version(), event, vault: point };
     let only_if_empty = matches!(change, Change::Create(_, _, None));

@@ -121,6 +121,10 @@ pub struct Ledger {
     /// Certificate, PEM, that TLS to the ledger must chain to; absent: the usual roots.
     #[serde(default)]
     pub tls_root: Option<PathBuf>,
+    /// Certificate and private key, PEM in one file, that the host shows to the ledger; it asks for
+    /// the certificate of one of its users.
+    #[serde(default)]
+    pub tls_identity: Option<PathBuf>,
     /// One HTTP request.
     #[serde(
         default = "three_seconds",
@@ -157,14 +161,29 @@ pub struct Azure {
     /// How the key is wrapped on its way.
     #[serde(default = "sha256_wrap", deserialize_with = "key_wrap")]
     pub key_wrap: KeyWrap,
-    /// User-assigned managed identity; absent: the system-assigned one.
+    /// User-assigned managed identity; absent: the system-assigned one. With a workload identity it
+    /// stands for AZURE_CLIENT_ID.
     #[serde(default)]
     pub client_id: Option<String>,
+    /// Where a workload identity gets its tokens; absent: AZURE_AUTHORITY_HOST, else the public
+    /// cloud's.
+    #[serde(default)]
+    pub authority_url: Option<BaseUrl>,
+    /// AMD's key distribution service.
+    #[serde(default = "kds")]
+    pub kds_url: BaseUrl,
+    /// Folder where chips' certificates are kept; made when absent.
+    #[serde(default = "endorsement_cache")]
+    pub endorsement_cache: PathBuf,
+    /// Between two reports of an enclave for clients: how old a report gets, and how soon an update
+    /// of the firmware shows.
+    #[serde(default = "one_hour", rename = "evidence_seconds", deserialize_with = "seconds")]
+    pub evidence: Duration,
 }
 
 /// `[[enclave]]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, tag = "transport", rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, tag = "transport", rename_all = "kebab-case")]
 pub enum EnclaveLink {
     /// A child process that speaks on its stdin and stdout.
     Pipe {
@@ -177,11 +196,23 @@ pub enum EnclaveLink {
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
+    /// A Unix socket: an enclave in a container beside this one's.
+    Socket {
+        /// Where it listens.
+        path: PathBuf,
+    },
     /// A confidential VM.
     Vsock {
         /// Context id.
         cid: u32,
         /// Port.
+        port: u32,
+    },
+    /// A confidential VM whose vsock ends in a Unix socket instead of the kernel.
+    HybridVsock {
+        /// Where vhost-device-vsock, Cloud Hypervisor or Firecracker listens.
+        socket: PathBuf,
+        /// Port in the VM.
         port: u32,
     },
 }
@@ -192,7 +223,8 @@ pub enum EnclaveLink {
 pub struct Limits {
     /// Open public connections; further ones wait.
     pub connections: usize,
-    /// Enrolments and other freshly authenticated changes per account and hour.
+    /// Enrolments and other freshly authenticated changes per account and hour; and, counted apart, as
+    /// many recoveries.
     pub fresh_operations_per_hour: u32,
     /// Other changes per account and minute: whoever holds one device cannot, by changing all the
     /// time, keep the others from striking it off.
@@ -296,8 +328,13 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// Its content, with the environment's.
-    #[error("the configuration does not fit: {0}")]
-    Content(String),
+    #[error("{path} does not fit: {what}")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What in it; over several lines, where it points at the place.
+        what: String,
+    },
 }
 
 impl Config {
@@ -306,19 +343,22 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::parse(&text, std::env::vars())
+            .map_err(|what| ConfigError::Content { path: path.to_owned(), what })
     }
 
     /// Parses a file's text and applies overrides.
+    ///
+    /// # Errors
+    /// What does not fit.
     pub fn parse(
         text: &str, environment: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
-        let content = |error: toml::de::Error| ConfigError::Content(error.to_string());
+    ) -> Result<Self, String> {
+        let content = |error: toml::de::Error| error.to_string().trim_end().to_owned();
         let mut table: toml::Table = text.parse().map_err(content)?;
         let mut overridden = false;
         for (name, value) in environment {
             let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-            set(&mut table, path, &value)
-                .map_err(|problem| ConfigError::Content(format!("{name}: {problem}")))?;
+            set(&mut table, path, &value).map_err(|problem| format!("{name}: {problem}"))?;
             overridden = true;
         }
         let config: Self = if overridden {
@@ -327,7 +367,7 @@ impl Config {
             // From the text, so that errors show the line.
             toml::from_str(text).map_err(content)?
         };
-        config.check().map_err(ConfigError::Content)?;
+        config.check()?;
         Ok(config)
     }
 
@@ -375,11 +415,18 @@ impl Config {
                 missing.push(format!("enclave.command: {} is no file", command.display()));
             }
         }
-        if !self.deployment.statement.is_file() {
-            let path = self.deployment.statement.display();
-            missing.push(format!("deployment.statement: {path} is no file; clients need it"));
-        }
         missing
+    }
+
+    /// What may come later: there is no statement before a host has shown the root key's commitment.
+    pub fn awaited(&self) -> Option<String> {
+        let path = &self.deployment.statement;
+        (!path.is_file()).then(|| {
+            let path = path.display();
+            format!(
+                "deployment.statement: {path} is not there yet; until it is, no client is served"
+            )
+        })
     }
 }
 
@@ -512,6 +559,18 @@ fn fifteen_seconds() -> Duration {
 
 fn cache_mib() -> u32 {
     64
+}
+
+fn one_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
+fn kds() -> BaseUrl {
+    BaseUrl("https://kdsintf.amd.com".into())
+}
+
+fn endorsement_cache() -> PathBuf {
+    "/var/lib/keyfold/endorsements".into()
 }
 
 fn imds() -> BaseUrl {

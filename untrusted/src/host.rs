@@ -1,17 +1,20 @@
 //! A whole host in one value: what the binary runs and what tests start in-process.
 
-use crate::azure::{Cloud, KeyRelease};
+use crate::azure::{Cloud, Environment, KeyRelease};
 use crate::config::{Config, EnclaveLink, Limits};
 use crate::enclave::{Connect, Links, Setup};
 use crate::http::{self, App, Deployment, Mailboxes, Server};
-use crate::identity::Identity;
-use crate::ledger::Ledger;
+use crate::identity::{Identity, sha256};
+use crate::ledger::Ccf;
 use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
 use crate::storage::{Sqlite, Storage, sqlite};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use axum::Router;
 use keyfold_protocol::host::Config as EnclaveConfig;
+use keyfold_protocol::ids::Digest;
+use keyfold_protocol::transcript::config_hash;
+use keyfold_protocol::wire::Malformed;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +40,7 @@ pub struct Host {
     public: SocketAddr,
     admin: SocketAddr,
     service: Arc<Service>,
+    enclave_config: EnclaveConfig,
     stopping: watch::Sender<bool>,
     servers: JoinSet<()>,
     _background: JoinSet<()>,
@@ -70,7 +74,7 @@ impl Builder {
             Some(storage) => storage,
             None => open_storage(&self.config, &metrics, &mut background)?,
         };
-        let ledger = Ledger::new(self.config.ledger.clone(), metrics.clone());
+        let ledger = Ccf::new(self.config.ledger.clone(), metrics.clone());
         let ledger = Arc::new(ledger.map_err(|error| anyhow!("ledger: {error}"))?);
         let public = bind(self.config.listen.public, "listen.public").await?;
         let admin = bind(self.config.listen.admin, "listen.admin").await?;
@@ -112,37 +116,56 @@ impl Builder {
             public: public_address,
             admin: admin_address,
             service,
+            enclave_config: enclave_config(&config),
             stopping,
             servers,
             _background: background,
         })
     }
 
-    /// Starts the enclaves with what their configuration hash is made of.
+    /// Starts the enclaves.
     fn links(&mut self, metrics: &Arc<Metrics>) -> Result<Arc<Links>> {
         let config = &self.config;
         let release = match self.release.take() {
             Some(release) => release,
             None => {
-                let cloud = Cloud::new(config.azure.clone());
+                let cloud = Cloud::new(config.azure.clone(), &platform_variables());
                 Arc::new(cloud.map_err(|error| anyhow!("azure: {error}"))?)
             }
         };
         let configured = || config.enclave.iter().map(EnclaveLink::connector).collect();
         let connectors = self.connectors.take().unwrap_or_else(configured);
         let setup = Setup {
-            config: EnclaveConfig {
-                deployment: config.deployment.name.clone(),
-                ledger_key: config.ledger.service_key,
-                ledger_issuer: config.ledger.issuer.clone(),
-                fresh_read: config.deployment.fresh_read,
-            },
+            config: enclave_config(config),
             release,
             queue: config.limits.enclave_queue,
+            evidence: config.azure.evidence,
+            drain: config.limits.drain,
             metrics: metrics.clone(),
         };
         Ok(Links::start(connectors, setup))
     }
+}
+
+/// What the configuration hash is made of.
+pub(crate) fn enclave_config(config: &Config) -> EnclaveConfig {
+    EnclaveConfig {
+        deployment: config.deployment.name.clone(),
+        ledger_key: config.ledger.service_key,
+        ledger_issuer: config.ledger.issuer.clone(),
+        fresh_read: config.deployment.fresh_read,
+    }
+}
+
+/// Hash of what an enclave of this configuration runs under: `config` of a deployment description.
+pub fn enclave_hash(config: &Config) -> Result<Digest, Malformed> {
+    config_hash(sha256, &enclave_config(config))
+}
+
+/// What the platform tells its workloads.
+pub(crate) fn platform_variables() -> Environment {
+    let known = |name: &str| name.starts_with("AZURE_") || name.starts_with("UVM_");
+    std::env::vars().filter(|(name, _)| known(name)).collect()
 }
 
 fn server(limits: &Limits, listener: TcpListener, router: Router, metrics: Arc<Metrics>) -> Server {
@@ -185,6 +208,19 @@ impl Host {
         tokio::time::timeout(patience, all).await.is_ok_and(|ready| ready.is_ok())
     }
 
+    /// Replaces the enclaves, one at a time, by those that `config` lists. What enclaves are
+    /// configured with may not change: that would be another deployment to every client.
+    pub async fn reload(&self, config: &Config) -> Result<()> {
+        if enclave_config(config) != self.enclave_config {
+            bail!(
+                "deployment.name, deployment.fresh_read, ledger.service_key or ledger.issuer changed: \
+                 accounts cannot move to another configuration or ledger; put the old values back"
+            );
+        }
+        let connectors = config.enclave.iter().map(EnclaveLink::connector).collect();
+        self.service.parts().links.reload(connectors).await.map_err(|error| anyhow!(error))
+    }
+
     /// Stops accepting, lets requests end, then ends the enclaves and closes the storage.
     pub async fn stop(mut self) {
         self.stopping.send_replace(true);
@@ -221,7 +257,7 @@ fn open_storage(
 }
 
 /// Keeps what is known of the ledger's identity fresh, so that a change is told before it is met.
-async fn watch_ledger(ledger: Arc<Ledger>) {
+async fn watch_ledger(ledger: Arc<Ccf>) {
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;

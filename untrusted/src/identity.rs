@@ -39,8 +39,8 @@ pub struct Person {
     pub id: AccountId,
     /// When they last signed in actively, in seconds since 1970, if the token says so.
     pub auth_time: Option<u64>,
-    /// When this stops to hold.
-    valid_until: u64,
+    /// When this stops to hold, in seconds since 1970.
+    pub valid_until: u64,
 }
 
 /// Checks tokens of one issuer.

@@ -12,10 +12,12 @@
 pub mod azure;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod enclave;
 pub mod host;
 pub mod http;
 pub mod identity;
+pub mod journal;
 pub mod ledger;
 pub mod log;
 pub mod metrics;

@@ -2,8 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use keyfold_host::doctor::{self, Diagnosis};
 use keyfold_host::storage::{Sqlite, sqlite};
-use keyfold_host::{Config, Host, config, http, log};
+use keyfold_host::{Config, Host, config, host, http, log};
+use serde_json::json;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,10 +26,22 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT, then let running requests end.
     ///
-    /// The admin listener says how it is: /healthz, /readyz, /metrics.
+    /// The admin listener says how it is: /healthz, /readyz, /metrics. SIGHUP reads [[enclave]] again
+    /// and replaces the enclaves one at a time, while the others serve.
     Run {
         #[command(flatten)]
         file: File,
+    },
+    /// Find out why an enclave does not get its key: runs the steps of a boot with an enclave of its
+    /// own and shows what each was told. A running host is left alone.
+    ///
+    /// Exits with 0, or with the code of the step that failed; the operator guide lists them. What it
+    /// prints holds no token and no key.
+    Doctor {
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        doctor: Doctor,
     },
     /// Look at the configuration.
     #[command(subcommand)]
@@ -67,10 +82,30 @@ struct File {
     config: PathBuf,
 }
 
+#[derive(clap::Args)]
+struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Which [[enclave]] of the configuration to start, from 0.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    enclave: usize,
+    /// Ask only what can be asked without an enclave.
+    #[arg(long)]
+    without_enclave: bool,
+    /// The key's release policy, to compare with: the host's identity may not read it.
+    #[arg(long, value_name = "FILE")]
+    release_policy: Option<PathBuf>,
+}
+
+/// What clap exits with, too.
+const WRONG_COMMAND_LINE: u8 = 2;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Run { file } => run(&file.config),
+        Command::Doctor { file, doctor } => return diagnose(&file.config, doctor),
         Command::Config(ConfigCommand::Check { file }) => check_config(&file.config),
         Command::Config(ConfigCommand::Example) => print(config::EXAMPLE),
         Command::Storage(StorageCommand::Check { file }) => check_storage(&file.config),
@@ -86,8 +121,13 @@ fn main() -> ExitCode {
 }
 
 fn print(text: &str) -> Result<()> {
-    print!("{text}");
+    say(text.trim_end());
     Ok(())
+}
+
+/// Nobody may be reading any more; that is no failure.
+fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn run(path: &Path) -> Result<()> {
@@ -97,10 +137,21 @@ fn run(path: &Path) -> Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let host = Host::builder(config).start().await?;
+        let reloads = async {
+            while hang_up.recv().await.is_some() {
+                tracing::info!("replacing the enclaves, one at a time");
+                match reload(&host, path).await {
+                    Ok(()) => tracing::info!("every enclave is replaced"),
+                    Err(error) => tracing::error!("enclaves are not all replaced: {error:#}"),
+                }
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = reloads => {}
         }
         tracing::info!("stopping: running requests may end");
         host.stop().await;
@@ -108,8 +159,58 @@ fn run(path: &Path) -> Result<()> {
     })
 }
 
+fn diagnose(
+    path: &Path, Doctor { json, enclave, without_enclave, release_policy }: Doctor,
+) -> ExitCode {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            let diagnosis = Diagnosis::unconfigured(&error);
+            match json {
+                true => say(format_args!("{:#}", diagnosis.to_json())),
+                false => eprintln!("keyfold-host: {error}"),
+            }
+            return ExitCode::from(diagnosis.exit_code());
+        }
+    };
+    let enclave = (!without_enclave).then_some(enclave);
+    let options = match doctor::Options::new(&config, enclave, release_policy.as_deref()) {
+        Ok(options) => options,
+        Err(what) => {
+            match json {
+                true => say(json!({"exit_code": WRONG_COMMAND_LINE, "failed": {"what": what}})),
+                false => eprintln!("keyfold-host: {what}"),
+            }
+            return ExitCode::from(WRONG_COMMAND_LINE);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("keyfold-host: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let diagnosis = runtime.block_on(doctor::examine(&config, &options));
+    match json {
+        true => say(format_args!("{:#}", diagnosis.to_json())),
+        false => say(diagnosis.to_text().trim_end()),
+    }
+    ExitCode::from(diagnosis.exit_code())
+}
+
+async fn reload(host: &Host, path: &Path) -> Result<()> {
+    host.reload(&Config::load(path)?).await
+}
+
 fn check_config(path: &Path) -> Result<()> {
     let config = Config::load(path)?;
+    if let Ok(hash) = host::enclave_hash(&config) {
+        say(format_args!("configuration hash {hash}, which is `config` in deployment.toml"));
+    }
+    if let Some(note) = config.awaited() {
+        say(format_args!("note: {note}"));
+    }
     let missing = config.missing();
     for problem in &missing {
         eprintln!("{problem}");
@@ -121,7 +222,7 @@ fn check_config(path: &Path) -> Result<()> {
             missing.len()
         );
     }
-    println!("{} is complete: deployment {}", path.display(), config.deployment.name);
+    say(format_args!("{} is complete: deployment {}", path.display(), config.deployment.name));
     Ok(())
 }
 
@@ -142,6 +243,6 @@ fn check_storage(path: &Path) -> Result<()> {
     if !damage.is_empty() {
         bail!("{} is damaged: stop the host, keep the file, restore a backup", path.display());
     }
-    println!("{} is sound", path.display());
+    say(format_args!("{} is sound", path.display()));
     Ok(())
 }

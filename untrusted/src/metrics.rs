@@ -116,12 +116,17 @@ pub struct Metrics {
     pub enclave_ready: Gauge,
     /// Boots by outcome.
     pub enclave_boots: Labelled<&'static str, Counter>,
+    /// New reports of enclaves that serve, by outcome.
+    pub evidence: Labelled<&'static str, Counter>,
     /// Ledger calls by route and outcome.
     pub ledger_calls: Labelled<(&'static str, &'static str), Counter>,
     /// From append to receipt.
     pub ledger_time: Histogram,
     /// 1 while the ledger shows the configured identity.
     pub ledger_trusted: Gauge,
+    /// Guard changes by how far they came: staged, committed, conflict; and recoveries that found
+    /// the account locked.
+    pub guard_changes: Labelled<&'static str, Counter>,
     /// Staged guards that wait for recovery.
     pub staged_guards: Gauge,
     /// Staged guards by what recovery did with them.
@@ -160,6 +165,7 @@ impl Metrics {
         text.gauge("keyfold_enclave_waiting", "Requests at the enclave.", &self.enclave_waiting);
         text.gauge("keyfold_enclave_ready", "Links that serve.", &self.enclave_ready);
         text.by_outcome("keyfold_enclave_boots_total", "Enclave boots.", &self.enclave_boots);
+        text.by_outcome("keyfold_evidence_total", "New reports for clients.", &self.evidence);
         text.family("keyfold_ledger_calls_total", "counter", "Ledger calls by route and outcome.");
         self.ledger_calls.each(|(call, outcome), n| {
             text.line(&format!("call=\"{call}\",outcome=\"{outcome}\""), n.get());
@@ -168,6 +174,7 @@ impl Metrics {
         text.histogram("", &self.ledger_time);
         let help = "1 while the ledger shows the configured identity.";
         text.gauge("keyfold_ledger_trusted", help, &self.ledger_trusted);
+        text.by_outcome("keyfold_guard_changes_total", "Changes of guards.", &self.guard_changes);
         text.gauge(
             "keyfold_staged_guards",
             "Guards that wait for the ledger.",

@@ -74,6 +74,9 @@ kinds! {
     /// The guard has moved on.
     GuardMoved 409 "guard-moved" "The account's guard has moved on"
         "Fetch Status, then sign the request again for the version it shows.";
+    /// A charged try was overtaken before it was compared.
+    TryOvertaken 409 "try-overtaken" "Another change of the account ended the try"
+        "The try counts. Another host may have finished it: look whether the device got in, then try again.";
     /// The user has a passkey at this relying party, and the request was not a verified user's.
     PasskeyExists 409 "passkey-exists" "The user has a passkey there already"
         "Replacing it ends the old one on every device: sign the request with the user-verification key.";

@@ -6,8 +6,10 @@ mod support;
 
 use keyfold_host::config::{Log, LogFormat};
 use keyfold_protocol::client::Class;
+use keyfold_protocol::host::HostRefusal;
 use keyfold_protocol::ids::SlotId;
 use std::io::Write;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use support::World;
 
@@ -52,12 +54,26 @@ fn logs_carry_no_token_frame_or_sealed_state() {
         ] {
             ada.request(class).await;
         }
+        // A try, charged, settled and answered, and one that is over half way; then the lockout.
+        ada.ask(Class::GuardFresh).await;
+        ada.ask(Class::Recover).await;
+        let refusal = (support::Kind::Settle, HostRefusal::State);
+        *world.pretender.refuse.lock().unwrap() = Some(refusal);
+        assert_ne!(ada.request(Class::Recover).await.status, 200);
+        assert_eq!(*world.pretender.refuse.lock().unwrap(), None, "nothing was settled");
+        world.pretender.locked.store(1, Ordering::SeqCst);
+        ada.ask(Class::Recover).await;
         let forged = format!("{}x", ada.token);
         ada.post(vec![1, 2, 3]).bearer_auth(&forged).send().await.unwrap();
         let token = std::mem::replace(&mut ada.token, forged);
         ada.request(Class::Status).await;
-        world.pretender.die_at.lock().unwrap().push(support::Kind::Handle);
         ada.token = token.clone();
+        // An enclave that dies over a try, which is finished by itself; and over a read.
+        world.pretender.die_at.lock().unwrap().push(support::Kind::Settle);
+        assert_ne!(ada.request(Class::Recover).await.status, 200);
+        assert!(host.ready(support::PATIENCE).await);
+        ada.open_session().await;
+        world.pretender.die_at.lock().unwrap().push(support::Kind::Handle);
         ada.request(Class::Status).await;
         host.stop().await;
         let signature = token.rsplit('.').next().unwrap().to_owned();

@@ -1,18 +1,21 @@
 //! One negative per check: a right piece of evidence is changed in one way, signed again, and must
 //! be refused by exactly the field that the change touches. The list must name every field.
 
+mod containers;
 mod negatives;
+mod oracle;
 
 use std::collections::HashSet;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use negatives::Change;
+use negatives::{Change, Negative};
 
 use super::*;
 use crate::field::{CertificatePart as Part, Role};
 use crate::test_chip::{self, Chain, ChipSpec, ReportSpec, integer, pss_algorithm, sequence, tlv};
+use crate::test_uvm::EndorsementSpec;
 
 const PRODUCT: Product = Product::Milan;
 const CONFIG: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0";
@@ -32,6 +35,7 @@ struct Case {
     after_report: fn(&mut Vec<u8>),
     claims: String,
     channel_key: Vec<u8>,
+    endorsement: Option<EndorsementSpec>,
     statement: Value,
     now: &'static str,
 }
@@ -50,6 +54,7 @@ impl Case {
             after_report: |_| (),
             claims: claims(CONFIG, ROOT, &Sha256::of(&channel_key).to_string()),
             channel_key,
+            endorsement: None,
             statement: statement(product),
             now: "2026-12-01T00:00:00Z",
         }
@@ -69,20 +74,34 @@ impl Case {
         let mut report = report.sign();
         (self.after_report)(&mut report);
 
-        let payload = serde_json::to_vec(&self.statement).unwrap();
+        let endorsement = self.endorsement.as_ref().map(EndorsementSpec::build);
+        let mut statement = self.statement.clone();
+        if statement["workloads"][0]["uvm"]["issuer"].is_null()
+            && statement["workloads"][0]["profile"] == "aci"
+        {
+            let issuer = endorsement.as_ref().map(|(_, issuer)| issuer.clone());
+            let issuer = issuer.unwrap_or_else(|| crate::test_uvm::issuer(b"any"));
+            statement["workloads"][0]["uvm"]["issuer"] = json!(issuer);
+        }
+        let payload = serde_json::to_vec(&statement).unwrap();
         let statement = Statement::from_payload(&payload).unwrap();
         let pem = pem(&[&chain.vcek]);
         let evidence = Evidence {
             claims: self.claims.as_bytes(),
             report: &report,
             chain: if self.as_pem { ChainBytes::Pem(&pem) } else { chain.bytes() },
+            uvm_endorsement: endorsement.as_ref().map(|(message, _)| message.as_slice()),
         };
         let now = Timestamp::from_rfc3339(self.now).unwrap();
         verify_under(&[pin], &statement, &evidence, &self.channel_key, now)
     }
 
     fn workload(&mut self) -> &mut Value {
-        &mut self.statement["workloads"][0]
+        self.workload_at(0)
+    }
+
+    fn workload_at(&mut self, index: usize) -> &mut Value {
+        &mut self.statement["workloads"][index]
     }
 
     fn policy(&mut self, bits: u64) {
@@ -183,22 +202,33 @@ fn other_right_forms_are_accepted() {
     }
 }
 
+/// What is changed: right evidence.
+type Right = fn() -> Case;
+
+/// Each list with what it changes.
+fn lists() -> [(Right, Vec<Negative>); 2] {
+    [(|| Case::new(PRODUCT), negatives::all()), (containers::case, containers::negatives())]
+}
+
 #[test]
 fn each_wrong_field_is_named() {
-    for (field, what, change) in negatives::all() {
-        let mut case = Case::new(PRODUCT);
-        change(&mut case);
-        let error = case.verify().expect_err(&format!("{field} ({what}) was accepted"));
-        assert_eq!(error.field(), field, "{what}: {error}");
-        assert!(!error.expected().is_empty() && !error.found().is_empty(), "{error}");
-        assert_ne!(error.expected(), error.found(), "{field} ({what})");
-        assert!(error.to_string().starts_with(&field.to_string()), "{error}");
+    for (right, list) in lists() {
+        for (field, what, change) in list {
+            let mut case = right();
+            change(&mut case);
+            let error = case.verify().expect_err(&format!("{field} ({what}) was accepted"));
+            assert_eq!(error.field(), field, "{what}: {error}");
+            assert!(!error.expected().is_empty() && !error.found().is_empty(), "{error}");
+            assert_ne!(error.expected(), error.found(), "{field} ({what})");
+            assert!(error.to_string().starts_with(&field.to_string()), "{error}");
+        }
     }
 }
 
 #[test]
 fn every_field_has_a_negative() {
-    let tested: HashSet<Field> = negatives::all().iter().map(|(field, ..)| *field).collect();
+    let tested: HashSet<Field> =
+        lists().iter().flat_map(|(_, list)| list).map(|(field, ..)| *field).collect();
     let missing: Vec<String> = Field::all()
         .iter()
         .filter(|field| !tested.contains(field))
@@ -296,6 +326,7 @@ mod simulated {
             claims: case.claims.as_bytes(),
             report: &report.sign(),
             chain: ChainBytes::Pem(&pem),
+            uvm_endorsement: None,
         };
         verify_evidence(&statement, &evidence, &case.channel_key, now)
     }

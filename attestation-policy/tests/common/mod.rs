@@ -62,6 +62,27 @@ pub(crate) fn statement() -> Value {
     })
 }
 
+/// The issuer of Microsoft's endorsements.
+pub(crate) const MICROSOFT: &str =
+    "did:x509:0:sha256:I__iuL25oXEVFdTP_aBLx_eT1RPHbCQ_ECBQfYZpt9s::eku:1.3.6.1.4.1.311.76.59.1.2";
+
+/// A workload of profile `aci`.
+pub(crate) fn container() -> Value {
+    json!({
+        "profile": "aci",
+        "host_data": "77".repeat(32),
+        "uvm": {"issuer": MICROSOFT, "feed": "ContainerPlat-AMD-UVM", "minimum_svn": 104},
+        "minimum_tcb": [{
+            "product": "Milan",
+            "tcb": {"bootloader": 4, "tee": 0, "snp": 24, "microcode": 219},
+        }],
+        "policy_required": [],
+        "policy_forbidden": ["cxl-allowed"],
+        "platform_required": [],
+        "platform_forbidden": [],
+    })
+}
+
 pub(crate) fn simulated_workload(byte: &str) -> Value {
     json!({
         "profile": "simulated",

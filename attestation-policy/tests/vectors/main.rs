@@ -6,7 +6,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod endorsements;
 mod negatives;
+mod oracle;
 mod verdicts;
 
 use std::path::PathBuf;
@@ -100,6 +102,20 @@ pub(crate) fn turin() -> Option<Sample> {
             vector(&format!("{folder}/turin_ark.pem"))?,
         ],
     ))
+}
+
+/// A confidential container on Azure, with what THIM serves of its chip.
+pub(crate) fn azure_container() -> Option<Sample> {
+    let folder = "confidential-sidecar-containers/attest";
+    let report = vector(&format!("{folder}/snp_report.bin"))?;
+    let thim = vector(&format!("{folder}/uvm_host_amd_certificate.json"))?;
+    Some(Sample::new(report, &thim_chain(&serde_json::from_slice(&thim).unwrap())))
+}
+
+/// The PEM blocks in an answer of THIM, leaf first.
+pub(crate) fn thim_chain(answer: &serde_json::Value) -> [Vec<u8>; 2] {
+    ["vcekCert", "certificateChain"]
+        .map(|member| answer[member].as_str().unwrap().as_bytes().to_vec())
 }
 
 /// A development chip on Milan, report version 2, policy with DEBUG.

@@ -10,7 +10,7 @@ fn refused(sample: &Sample) -> Field {
 }
 
 /// The blocks of a PEM chain.
-fn blocks(chain: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn blocks(chain: &[u8]) -> Vec<Vec<u8>> {
     let text = std::str::from_utf8(chain).unwrap();
     text.split_inclusive("-----END CERTIFICATE-----")
         .filter(|block| block.contains("BEGIN"))

@@ -8,12 +8,13 @@ use keyfold_attestation_policy::evidence::{CHANNEL_KEY_LENGTH, Evidence, verify_
 use keyfold_attestation_policy::field::{CertificatePart, Field, Role};
 use keyfold_attestation_policy::report::{Report, SigningKeyKind};
 use keyfold_attestation_policy::statement::{SerialFloor, verify_statement};
-use keyfold_attestation_policy::tcb::{Product, Tcb};
+use keyfold_attestation_policy::tcb::{Product, RawTcb, Tcb};
 use keyfold_attestation_policy::values::{Sha256, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
-    Sample, base64url, common, hcl_report, milan, milan_debug, noon, pem, trustee, turin, vector,
+    Sample, azure_container, base64url, common, hcl_report, milan, milan_debug, noon, pem,
+    thim_chain, trustee, turin, vector,
 };
 
 fn tcb(fmc: Option<u8>, bootloader: u8, tee: u8, snp: u8, microcode: u8) -> Tcb {
@@ -104,12 +105,10 @@ fn vlek_is_refused() {
 #[test]
 fn azure_container_report_is_valid() {
     let folder = "confidential-sidecar-containers/attest";
-    let Some(report) = vector(&format!("{folder}/snp_report.bin")) else { return };
+    let Some(sample) = azure_container() else { return };
+    let (chain, report) = sample.verify().unwrap();
     let thim = vector(&format!("{folder}/uvm_host_amd_certificate.json")).unwrap();
     let thim: Value = serde_json::from_slice(&thim).unwrap();
-    let blocks = ["vcekCert", "certificateChain"]
-        .map(|member| thim[member].as_str().unwrap().as_bytes().to_vec());
-    let (chain, report) = Sample::new(report, &blocks).verify().unwrap();
 
     // THIM's tcbm is the report's TCB read as one number.
     let mut bytes = report.reported_tcb().0;
@@ -119,9 +118,23 @@ fn azure_container_report_is_valid() {
 
     let policy = vector(&format!("{folder}/uvm_security_policy.base64")).unwrap();
     let policy = base64_standard(&policy);
-    assert_eq!(Sha256::of(&policy).as_bytes(), &report.host_data());
+    assert_eq!(Sha256::of(&policy), report.host_data());
     let claims = base64_standard(b"ewogICAiYWtleSIgOiAiYXZhbHVlIgp9Cg==");
     assert_eq!(report.report_data()[..32], *Sha256::of(&claims).as_bytes());
+}
+
+/// What a container finds in its security context: the chain of its chip, at the TCB that it names.
+#[test]
+fn chain_of_a_security_context_is_valid() {
+    let file = "confidential-sidecar-containers/security-context-test/host-amd-cert-base64";
+    let Some(thim) = vector(file) else { return };
+    let thim: Value = serde_json::from_slice(&base64_standard(&thim)).unwrap();
+    let chain = thim_chain(&thim).concat();
+    let chain = verify_amd_chain(ChainBytes::Pem(&chain), noon()).unwrap();
+    let mut bytes: [u8; 8] =
+        hex::decode(thim["tcbm"].as_str().unwrap()).unwrap().try_into().unwrap();
+    bytes.reverse();
+    assert_eq!(RawTcb(bytes).decode(chain.product()), Some(chain.tcb()));
 }
 
 #[test]
@@ -130,7 +143,20 @@ fn attestation_service_sample_is_valid_but_not_for_its_runtime_data() {
     let outer: Value = serde_json::from_slice(&base64url(&outer)).unwrap();
     let member = |name: &str| base64url(outer[name].as_str().unwrap().as_bytes());
     let sample = Sample { report: member("SnpReport"), chain: member("VcekCertChain") };
-    let (_, report) = sample.verify().unwrap();
+    let (chain, report) = sample.verify().unwrap();
+
+    // The service said the same in the token that it issued for this report.
+    let token = vector("maa/sev-snp-jwt.txt").unwrap();
+    let token = std::str::from_utf8(&token).unwrap().split('.').nth(1).unwrap().to_owned();
+    let token: Value = serde_json::from_slice(&base64url(token.as_bytes())).unwrap();
+    let claim = |name: &str| &token[format!("x-ms-sevsnpvm-{name}")];
+    assert_eq!(*claim("launchmeasurement"), json!(report.measurement()));
+    assert_eq!(*claim("hostdata"), json!(report.host_data()));
+    assert_eq!(*claim("reportdata"), json!(hex::encode(report.report_data())));
+    assert_eq!(*claim("vmpl"), json!(report.vmpl()));
+    assert_eq!(*claim("is-debuggable"), json!(report.policy().debug_allowed()));
+    assert_eq!(*claim("snpfw-svn"), json!(chain.tcb().snp));
+    assert_eq!(*claim("microcode-svn"), json!(chain.tcb().microcode));
 
     let runtime_data = base64url(&vector("maa/runtime-data-sample.b64url").unwrap());
     assert_ne!(report.report_data()[..32], *Sha256::of(&runtime_data).as_bytes());
@@ -221,6 +247,7 @@ fn real_report_is_no_proof_of_a_channel() {
             claims: claims.as_bytes(),
             report: &sample.report,
             chain: ChainBytes::Pem(&sample.chain),
+            uvm_endorsement: None,
         };
         let error = verify_evidence(&statement, &evidence, &channel_key, noon()).unwrap_err();
         assert_eq!(error.field(), Field::ReportData, "{error}");

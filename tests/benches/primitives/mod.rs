@@ -15,6 +15,8 @@ use ring::signature::{
 use ring::{aead, hkdf, hmac};
 use x25519_dalek::{PublicKey, StaticSecret};
 
+pub(crate) mod guard;
+
 const ASSERT_REPLY: usize = 384;
 const PUT_REPLY: usize = 768;
 

@@ -1,5 +1,9 @@
 //! What the fuzz targets share: seeds without files, and a source of edits.
 
+pub mod histories;
+pub mod model;
+pub mod what;
+
 use std::path::PathBuf;
 
 use keyfold_tests::generate::Source;
@@ -11,6 +15,12 @@ pub fn write_seeds(seeds: impl IntoIterator<Item = Vec<u8>>) {
         std::fs::write(folder.join(format!("seed-{number:03}")), seed).expect("a corpus to write");
     }
     std::process::exit(0);
+}
+
+/// A number below `bound`, at most 256: always one byte of the source, so that seeds can be written
+/// by hand.
+pub fn below(source: &mut Source, bound: usize) -> usize {
+    usize::from(source.arbitrary::<u8>().unwrap_or(0)) % bound
 }
 
 /// Bytes with some of them changed, a few inserted or removed.

@@ -7,7 +7,9 @@ use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use keyfold_fuzz::edited;
-use keyfold_protocol::host::{FreshRead, HostReply, HostRequest};
+use keyfold_protocol::client::{Class, Outcome, Refusal};
+use keyfold_protocol::host::{FreshRead, HostReply, HostRequest, Next};
+use keyfold_protocol::limits::TRIES;
 use keyfold_protocol::wire;
 use keyfold_tests::enclave::{self, Enclave, decode};
 use keyfold_tests::generate::{Generate, Source};
@@ -48,8 +50,8 @@ fuzz_target!(init: keyfold_fuzz::write_seeds(seeds()), |bytes: &[u8]| {
         1 => (source.take_rest().to_vec(), false),
         _ => {
             let frames = &SCRIPT.frames;
-            let chosen = source.choose(frames).expect("frames");
-            (edited(chosen, &mut source), true)
+            let chosen: u16 = source.arbitrary().unwrap_or(0);
+            (edited(&frames[usize::from(chosen) % frames.len()], &mut source), true)
         }
     };
     if kind & 0x40 != 0 {
@@ -76,20 +78,39 @@ fn check(frame: &[u8], reply: &HostReply, is_authentic: bool) {
             let Ok(HostRequest::Handle(handle)) = wire::decode(frame) else { panic!("a Handle") };
             KEYS.open_reply(handle.frame, reply.sealed).expect("an answer to its client alone");
         }
+        HostReply::Locked(sealed) => {
+            assert!(is_authentic, "an answer to a frame that nobody sealed");
+            let Ok(HostRequest::Handle(handle)) = wire::decode(frame) else { panic!("a Handle") };
+            assert_eq!(handle.class, Class::Recover, "only a try meets the lock");
+            let opened = KEYS.open_reply(handle.frame, sealed).expect("for its client alone");
+            assert_eq!(wire::decode_padded::<Outcome>(&opened), Ok(Err(Refusal::Locked)));
+        }
         HostReply::Staged(staged) => {
             assert!(is_authentic, "staged for nobody");
             let oracle = Oracle::new(enclave::ROOT, samples::account());
-            assert!(oracle.staged(staged.version, staged.guard).is_some());
-            assert!(oracle.guard(staged.version, staged.guard).is_none(), "staged is not live");
+            let (digest, version) = (staged.digest, staged.version);
+            let opened = oracle.staged(digest, version, staged.guard).expect("under its digest");
+            assert_eq!(opened.answer.is_none(), opened.guard.pending.is_some(), "a try waits");
+            assert!(opened.guard.failures <= TRIES);
+            assert!(oracle.guard(version, staged.guard).is_none(), "staged is not live");
         }
-        HostReply::Committed(_) => assert!(is_authentic, "committed without a receipt"),
+        HostReply::Committed(committed) => {
+            assert!(is_authentic, "committed without a receipt");
+            let oracle = Oracle::new(enclave::ROOT, samples::account());
+            let live = oracle.guard(committed.version, committed.guard).expect("a live guard");
+            assert_eq!(matches!(committed.next, Next::Settle), live.pending.is_some());
+            assert_eq!(matches!(committed.next, Next::Closed(_)), live.devices.is_empty());
+        }
     }
 }
 
 fn seeds() -> Vec<Vec<u8>> {
     let raw = samples::all().into_iter().filter(|sample| sample.name.contains("HostRequest"));
     let raw = raw.map(|sample| [&[1], &sample.bytes[..]].concat());
-    // The frames of the script, unedited; the index is read from the end.
-    let script = (0..=u8::MAX).step_by(2).map(|index| vec![2, 0, 0, 0, 0, 0, 0, index]);
+    // The frames of the script, unedited.
+    let script = (0..SCRIPT.frames.len()).map(|index| {
+        let index = u16::try_from(index).expect("few frames");
+        [&[2][..], &index.to_le_bytes()].concat()
+    });
     raw.chain(script).collect()
 }

@@ -5,18 +5,19 @@
 
 use std::cell::RefCell;
 
-use keyfold_fuzz::edited;
-use keyfold_protocol::client::{Class, KeyKind, Outcome, Refusal, Request, Success};
+use keyfold_fuzz::{below, edited};
+use keyfold_protocol::client::{Class, GuardBase, KeyKind, Outcome, Refusal, Request, Success};
 use keyfold_protocol::host::{HostReply, Reply};
-use keyfold_protocol::ids::{ChainPoint, SlotId};
-use keyfold_protocol::limits::SEAL_OVERHEAD;
+use keyfold_protocol::ids::SlotId;
+use keyfold_protocol::limits::{SEAL_OVERHEAD, TRIES};
 use keyfold_protocol::wire;
 use keyfold_tests::device::TestDevice;
-use keyfold_tests::enclave::decode;
+use keyfold_tests::enclave::{ROOT, decode};
 use keyfold_tests::generate::{Generate, Source};
 use keyfold_tests::hostile::{assert_request, every_request};
+use keyfold_tests::oracle;
 use keyfold_tests::samples::encode;
-use keyfold_tests::world::{Attach, World};
+use keyfold_tests::world::{Attach, PIN, World};
 use libfuzzer_sys::fuzz_target;
 
 /// An account with a history; every input starts from it, because the core keeps none of it.
@@ -28,50 +29,60 @@ struct Fixture {
     /// Requests that are valid now, with their classes.
     valid: Vec<(Request, Class)>,
     slots: Vec<SlotId>,
-    vault: ChainPoint,
+    /// Where the account stands.
+    base: GuardBase,
 }
 
 thread_local! {
-    static FIXTURE: RefCell<Fixture> = RefCell::new(fixture());
+    /// An account with a try left, and one without.
+    static FIXTURES: RefCell<[Fixture; 2]> = RefCell::new([fixture(TRIES - 1), fixture(TRIES)]);
 }
 
-fn fixture() -> Fixture {
+fn fixture(failures: u8) -> Fixture {
     let (mut world, mut laptop, phone) = World::with_phone();
     let first = world.create(&mut laptop, "example.com", "alice").expect("created");
     let second = world.create(&mut laptop, "example.com", "bob").expect("created");
+    for _ in 0..failures {
+        world.recover(&mut TestDevice::new("else"), [1; 32]).expect_err("wrong");
+    }
+    let stranger = TestDevice::new("stranger");
     let valid = every_request(&world, &second, phone.id());
     let mut valid: Vec<_> = valid.into_iter().map(|(_, request, class)| (request, class)).collect();
     let slots = vec![first.put.event.slot, second.put.event.slot];
     valid.push((Request::Assert(assert_request(&first)), Class::Assert(slots[0])));
-    let vault = world.vault();
-    Fixture { world, laptop, phone, stranger: TestDevice::new("stranger"), valid, slots, vault }
+    valid.push((world.recover_request(&stranger, PIN), Class::Recover));
+    let base = world.base();
+    Fixture { world, laptop, phone, stranger, valid, slots, base }
 }
 
 fuzz_target!(init: keyfold_fuzz::write_seeds(seeds()), |bytes: &[u8]| {
-    FIXTURE.with_borrow_mut(|fixture| run(fixture, &mut Source::new(bytes)));
+    let mut source = Source::new(bytes);
+    let which = below(&mut source, 2);
+    FIXTURES.with_borrow_mut(|fixtures| run(&mut fixtures[which], &mut source));
 });
 
 fn run(fixture: &mut Fixture, source: &mut Source) {
-    let Fixture { world, laptop, phone, stranger, valid, slots, vault } = fixture;
+    let Fixture { world, laptop, phone, stranger, valid, slots, base } = fixture;
     // 1. A request: one that is valid now, or any.
-    let (mut request, mut class) =
-        valid[source.int_in_range(0..=valid.len() - 1).unwrap_or(0)].clone();
+    let (mut request, mut class) = valid[below(source, valid.len())].clone();
     let mut bits: u8 = source.arbitrary().unwrap_or(0);
-    if flip(&mut bits) {
-        request = Request::generate(source).expect("the source does not fail");
-        let slot = slots[usize::from(bits & 1)];
-        place(&mut request, *vault, slot);
-        class = natural_class(&request, slot);
-    }
-    if flip(&mut bits) {
-        class = Class::generate(source).expect("the source does not fail");
-    }
+    let is_generated = flip(&mut bits);
+    let has_any_class = flip(&mut bits);
     let key = if flip(&mut bits) { KeyKind::Presence } else { KeyKind::UserVerification };
     let device = match (flip(&mut bits), flip(&mut bits)) {
         (false, false) => &*laptop,
         (true, false) => &*phone,
         _ => &*stranger,
     };
+    if is_generated {
+        request = Request::generate(source).expect("the source does not fail");
+        let slot = slots[below(source, slots.len())];
+        place(&mut request, base, slot, device);
+        class = natural_class(&request, slot);
+    }
+    if has_any_class {
+        class = Class::generate(source).expect("the source does not fail");
+    }
     let encoded = encode(&request);
     let is_edited = flip(&mut bits);
     let encoded = if is_edited { edited(&encoded, source) } else { encoded };
@@ -99,9 +110,30 @@ fn run(fixture: &mut Fixture, source: &mut Source) {
         }
         HostReply::Staged(staged) => {
             let request = wire::decode::<Request>(&encoded).expect("staged, so decoded");
-            assert!(matches!(class, Class::Enroll | Class::Guard | Class::GuardFresh));
             assert!(request.matches(class));
             assert!(sent.open(staged.guard).is_none(), "a staged guard is no reply");
+            match &request {
+                Request::Enroll(_) | Request::Anchor(_) => {}
+                Request::Recover(recover) => {
+                    let from = attached_guard(world, &attach);
+                    assert!(from.failures < TRIES, "a try after the lockout");
+                    assert_eq!(recover.guard, from.version, "a try at another version");
+                    assert_eq!(key, KeyKind::Presence);
+                }
+                Request::ApproveDevice(_)
+                | Request::RevokeDevice(_)
+                | Request::ChangePin(_)
+                | Request::DeleteAccount(_) => assert_eq!(key, KeyKind::UserVerification),
+                other => panic!("staged for {other:?}"),
+            }
+        }
+        HostReply::Locked(sealed) => {
+            let request = wire::decode::<Request>(&encoded).expect("understood, so decoded");
+            assert!(matches!(request, Request::Recover(_)) && class == Class::Recover);
+            assert_eq!(attached_guard(world, &attach).failures, TRIES, "locked with a try left");
+            assert_eq!(sealed.len(), class.reply_size(0) + SEAL_OVERHEAD, "one size per class");
+            let opened = sent.open(sealed).expect("an answer to this client");
+            assert_eq!(wire::decode_padded::<Outcome>(&opened), Ok(Err(Refusal::Locked)));
         }
         other => panic!("not an answer to a request: {other:?}"),
     }
@@ -113,17 +145,28 @@ fn flip(bits: &mut u8) -> bool {
     bit
 }
 
-/// Puts a generated request where the account stands, so that it gets past the first check.
-fn place(request: &mut Request, vault: ChainPoint, at: SlotId) {
+/// The guard that was attached, opened. Only of one that the core has accepted.
+fn attached_guard(world: &World, attach: &Attach) -> oracle::Guard {
+    let (version, sealed) = attach.guard.as_ref().expect("accepted, so attached");
+    let guard = oracle::Oracle::new(ROOT, world.account).guard(*version, sealed);
+    guard.expect("accepted, so live")
+}
+
+/// Puts a generated request where the account and its sender stand, so that it gets past the first
+/// check.
+fn place(request: &mut Request, at: &GuardBase, slot: SlotId, sender: &TestDevice) {
     match request {
-        Request::ApproveDevice(approve) => (approve.base.guard, approve.base.vault) = (2, vault),
-        Request::RevokeDevice(revoke) => (revoke.base.guard, revoke.base.vault) = (2, vault),
-        Request::Anchor(base) => (base.guard, base.vault) = (2, vault),
-        Request::Touch(point) | Request::Sync(point) => *point = vault,
-        Request::CreatePasskey(create) => create.vault = vault,
-        Request::UpdatePasskey(update) => (update.vault, update.slot) = (vault, at),
-        Request::DeletePasskey(delete) => delete.vault = vault,
-        Request::Enroll(_) | Request::Assert(_) | Request::Status | Request::Audit(_) => {}
+        Request::Enroll(enroll) => enroll.device = sender.public(),
+        Request::Recover(recover) => (recover.guard, recover.device) = (at.guard, sender.public()),
+        Request::ApproveDevice(approve) => approve.base = *at,
+        Request::RevokeDevice(revoke) => revoke.base = *at,
+        Request::ChangePin(change) => change.base = *at,
+        Request::Anchor(base) | Request::DeleteAccount(base) => *base = *at,
+        Request::Touch(point) | Request::Sync(point) => *point = at.vault,
+        Request::CreatePasskey(create) => create.vault = at.vault,
+        Request::UpdatePasskey(update) => (update.vault, update.slot) = (at.vault, slot),
+        Request::DeletePasskey(delete) => delete.vault = at.vault,
+        Request::Assert(_) | Request::Status | Request::Audit(_) => {}
     }
 }
 
@@ -131,7 +174,10 @@ fn natural_class(request: &Request, slot: SlotId) -> Class {
     match request {
         Request::Enroll(_) => Class::Enroll,
         Request::ApproveDevice(_) | Request::Anchor(_) => Class::Guard,
-        Request::RevokeDevice(_) => Class::GuardFresh,
+        Request::RevokeDevice(_) | Request::ChangePin(_) | Request::DeleteAccount(_) => {
+            Class::GuardFresh
+        }
+        Request::Recover(_) => Class::Recover,
         Request::Touch(_) | Request::CreatePasskey(_) | Request::DeletePasskey(_) => {
             Class::Put(None)
         }
@@ -179,6 +225,9 @@ fn check(encoded: &[u8], class: Class, key: KeyKind, outcome: &Outcome, reply: &
     let Ok(success) = outcome else {
         assert!(reply.put.is_none(), "a refusal writes nothing");
         assert!(fits || *outcome == Err(Refusal::Malformed), "{outcome:?}");
+        assert_ne!(*outcome, Err(Refusal::Locked), "the host, too, hears of a lockout");
+        let is_told_where = matches!(outcome, Err(Refusal::GuardAt(_)));
+        assert!(!is_told_where || class == Class::Recover, "{outcome:?}");
         return;
     };
     let request = request.expect("understood, so decoded");
@@ -212,9 +261,19 @@ fn check(encoded: &[u8], class: Class, key: KeyKind, outcome: &Outcome, reply: &
     }
 }
 
+/// Each valid request, as it is; then with each switch on, of either account. The try is a new
+/// device's, with its device key.
 fn seeds() -> Vec<Vec<u8>> {
-    // Each valid request, as it is; then with each switch on.
-    let plain = (0..16).map(|index| vec![0, 0, 0, 0, index]);
-    let switched = (0..8).map(|bit| [&[1 << bit; 1][..], &[0x55; 400]].concat());
-    plain.chain(switched).collect()
+    const SWITCHES: u8 = 7;
+    const NEW_DEVICE: u8 = 0b10100;
+    let plain = |which: u8, index: u8| vec![which, index, 0];
+    let requests = FIXTURES.with_borrow(|fixtures| fixtures[0].valid.len());
+    let requests = u8::try_from(requests).expect("few requests");
+    let tries = [vec![0, requests - 1, NEW_DEVICE], vec![1, requests - 1, NEW_DEVICE]];
+    let seeds = [0, 1].into_iter().flat_map(|which| {
+        let switched =
+            (0..SWITCHES).map(move |bit| [&[which, bit, 1 << bit][..], &[0x55; 400]].concat());
+        (0..requests).map(move |index| plain(which, index)).chain(switched)
+    });
+    seeds.chain(tries).collect()
 }

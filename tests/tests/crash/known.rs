@@ -37,6 +37,78 @@ pub(crate) struct Memory {
     pub(crate) vault_events: u64,
     /// Changes that were acknowledged.
     pub(crate) changes: u64,
+    /// What the count of wrong tries can be.
+    pub(crate) tries: Tries,
+}
+
+/// The count of wrong tries in a row, as far as its owner was told.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    /// It is not lower than this.
+    least: u8,
+    /// It is not higher than this.
+    most: u8,
+    /// Tries whose answers were lost, and which a later recovery of the host may still carry out.
+    unheard: u8,
+    /// Something that sets the count to zero may still be carried out.
+    reset_unheard: bool,
+    /// Tries that were answered.
+    pub(crate) answered: u64,
+}
+
+impl Tries {
+    /// More than a client ever signs for one try.
+    const SIGNED: u8 = 4;
+
+    /// How many it can be at most.
+    pub(crate) fn most(&self) -> u8 {
+        self.most
+    }
+
+    /// A wrong try was answered: so many are counted now.
+    pub(crate) fn wrong(&mut self, count: u8) {
+        let (least, most) = (self.least + 1, self.most + Self::SIGNED);
+        let fits = (least..=most).contains(&count);
+        assert!(fits, "{count} wrong tries, where {least} to {most} can be");
+        (self.least, self.most) = (count, count);
+        self.settled();
+        self.answered += 1;
+    }
+
+    /// A right PIN or a new one was acknowledged.
+    pub(crate) fn zero(&mut self) {
+        (self.least, self.most) = (0, 0);
+        self.settled();
+    }
+
+    /// The answer to a try was lost.
+    pub(crate) fn try_unheard(&mut self, is_right: bool) {
+        self.most += Self::SIGNED;
+        self.unheard += Self::SIGNED;
+        if is_right {
+            self.zero_unheard();
+        }
+    }
+
+    /// The answer to what sets the count to zero was lost.
+    pub(crate) fn zero_unheard(&mut self) {
+        self.least = 0;
+        self.reset_unheard = true;
+    }
+
+    /// A change of the guard was acknowledged: what was signed for a version before it is over.
+    fn settled(&mut self) {
+        self.unheard = 0;
+        self.reset_unheard = false;
+    }
+
+    /// Compares with what the ledger confirms.
+    pub(crate) fn check(&mut self, found: u8) {
+        let fits = (self.least..=self.most).contains(&found);
+        assert!(fits, "{found} wrong tries are counted, where {self:?} says what can be");
+        self.least = if self.reset_unheard { 0 } else { found };
+        self.most = found + self.unheard;
+    }
 }
 
 impl Memory {
@@ -66,6 +138,7 @@ impl Memory {
     pub(crate) fn guard_is(&mut self, version: u64) {
         self.guard = self.guard.max(version);
         self.changes += 1;
+        self.tries.settled();
     }
 
     /// The answer to an approval or revocation was lost.

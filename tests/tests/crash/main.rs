@@ -1,8 +1,10 @@
 //! kill -9 of the enclave, the host and the dev cloud (and with it the ledger) at random points in a
-//! stream of creates, updates, deletes, approvals, revocations and anchors of several people.
+//! stream of creates, updates, deletes, approvals, revocations, anchors, recoveries with the right PIN
+//! and with wrong ones, and new PINs of several people.
 //!
 //! After each restart everybody checks, from zero: nothing that was acknowledged is missing, nothing
-//! that was not is half there, and both chains lead to where the ledger says the account stands.
+//! that was not is half there, both chains lead to where the ledger says the account stands, and the
+//! count of wrong tries never fell but by a right PIN or a new one.
 //!
 //! KEYFOLD_KILLS says how many (12; nightly 200). KEYFOLD_SEED replays the choices of a run, though
 //! not the scheduler's.
@@ -11,19 +13,18 @@
 mod common;
 mod known;
 mod person;
-mod random;
 
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use keyfold_local::Deployment;
 use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
 use crate::person::Person;
-use crate::random::Random;
 
 const PEOPLE: usize = 3;
 const KILLS: u64 = 12;
@@ -39,9 +40,9 @@ struct Stage {
 async fn nothing_acknowledged_is_lost_and_nothing_else_is_half_there() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let kills = number("KEYFOLD_KILLS").unwrap_or(KILLS);
-    let seed = number("KEYFOLD_SEED").unwrap_or_else(Random::seed);
+    let seed = number("KEYFOLD_SEED").unwrap_or_else(|| fastrand::u64(..));
     eprintln!("KEYFOLD_SEED={seed} KEYFOLD_KILLS={kills}");
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     let mut deployment = common::deployment("crash").await;
 
     let mut people = Vec::new();
@@ -55,7 +56,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_else_is_half_there() {
 
     let start = Instant::now();
     for kill in 1..=kills {
-        tokio::time::sleep(Duration::from_millis(random.below(700))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(..700))).await;
         let victim = strike(&mut deployment, &mut random).await;
         let done = verify(&stage, false).await;
         let at = start.elapsed().as_secs_f64();
@@ -70,8 +71,10 @@ async fn nothing_acknowledged_is_lost_and_nothing_else_is_half_there() {
     }
     eprintln!("at the end: {}", verify(&stage, true).await);
     nothing_waits(&deployment).await;
-    let acknowledged = acknowledged(&stage).await;
+    let (acknowledged, answered) = acknowledged(&stage).await;
+    eprintln!("{acknowledged} changes were acknowledged, {answered} tries of a PIN answered");
     assert!(acknowledged > kills, "only {acknowledged} changes in {kills} kills: no stream");
+    assert!(answered > 0, "no try of a PIN was answered");
 }
 
 /// One person's days, until it is over.
@@ -85,8 +88,8 @@ async fn live(stage: Arc<Stage>, who: usize) {
 }
 
 /// Kills something, waits, starts it again; what it was.
-async fn strike(deployment: &mut Deployment, random: &mut Random) -> &'static str {
-    let (enclave, host, cloud, name) = match random.below(10) {
+async fn strike(deployment: &mut Deployment, random: &mut Rng) -> &'static str {
+    let (enclave, host, cloud, name) = match random.u64(..10) {
         0..4 => (true, false, false, "enclave"),
         4..7 => (false, true, false, "host"),
         7..9 => (false, false, true, "dev cloud"),
@@ -104,7 +107,7 @@ async fn strike(deployment: &mut Deployment, random: &mut Random) -> &'static st
     if cloud {
         deployment.cloud.kill().expect("killed");
     }
-    tokio::time::sleep(Duration::from_millis(random.below(300))).await;
+    tokio::time::sleep(Duration::from_millis(random.u64(..300))).await;
     if cloud {
         deployment.restart_cloud().await.expect("the dev cloud starts again");
     }
@@ -127,12 +130,14 @@ async fn verify(stage: &Stage, thoroughly: bool) -> String {
     format!("{events} vault events, {passkeys} passkeys, {devices} devices are right")
 }
 
-async fn acknowledged(stage: &Stage) -> u64 {
-    let mut sum = 0;
+/// Changes that were acknowledged, and tries that were answered.
+async fn acknowledged(stage: &Stage) -> (u64, u64) {
+    let mut sums = (0, 0);
     for person in &stage.people {
-        sum += person.lock().await.acknowledged();
+        let (changes, tries) = person.lock().await.acknowledged();
+        sums = (sums.0 + changes, sums.1 + tries);
     }
-    sum
+    sums
 }
 
 /// Recovery leaves no staged guard behind.

@@ -1,10 +1,13 @@
 //! A person with devices: the client library as others embed it, keys in memory.
 
+mod tries;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use keyfold_attestation_policy::trust_root::TrustRoot;
 use keyfold_client::account::Overview;
 use keyfold_client::deployment::Settings;
@@ -18,17 +21,19 @@ use keyfold_client::{Client, Error, sha256};
 use keyfold_local::Deployment;
 use keyfold_protocol::client::{AuditKind, KeyKind, Refusal};
 use keyfold_protocol::ids::{ChainPoint, DeviceId};
+use keyfold_protocol::limits;
 use keyfold_protocol::transcript::Chain;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm};
 
 use crate::known::{Known, Memory};
-use crate::random::Random;
 
 const RP_ID: &str = "shop.example";
 /// A pairing whose mailbox died with the host is given up after this.
 const PAIRING: Duration = Duration::from_secs(4);
 /// How long the service may take to serve again after it said that it is ready.
 const RECOVERY: Duration = Duration::from_secs(20);
+/// The recovery PIN, of everybody and for ever.
+const PIN: &str = "correct horse 7391";
 /// Further devices at a time, and passkeys.
 const DEVICES: usize = 4;
 const PASSKEYS: usize = 24;
@@ -41,7 +46,7 @@ pub(crate) struct Person {
     first: Joined,
     others: Vec<Joined>,
     memory: Memory,
-    random: Random,
+    random: Rng,
     made: u64,
 }
 
@@ -54,13 +59,13 @@ struct Joined {
 
 impl Person {
     /// Opens an account.
-    pub(crate) async fn enroll(name: &str, deployment: &Deployment, random: Random) -> Self {
+    pub(crate) async fn enroll(name: &str, deployment: &Deployment, random: Rng) -> Self {
         let trust_root = std::fs::read(&deployment.trust_root).expect("the trust root");
         let trust_root = TrustRoot::from_json(&trust_root).expect("the trust root");
         let settings = Settings { url: deployment.url.clone(), trust_root, minimum_serial: 0 };
         let folder = deployment.folder.join(name);
         let first = device(&settings, &folder.join("first"), name, SoftwareKeys::generate());
-        let pin = Pin::new("correct horse 7391").expect("a PIN");
+        let pin = Pin::new(PIN).expect("a PIN");
         let overview = first.client.enroll(pin, "first").await.expect("enrolled");
         let mut memory = Memory::default();
         memory.guard_is(overview.guard);
@@ -68,38 +73,40 @@ impl Person {
         Self { name, folder, settings, first, others, memory, random, made: 0 }
     }
 
-    /// Changes that were acknowledged.
-    pub(crate) fn acknowledged(&self) -> u64 {
-        self.memory.changes
+    /// Changes that were acknowledged, and tries that were answered.
+    pub(crate) fn acknowledged(&self) -> (u64, u64) {
+        (self.memory.changes, self.memory.tries.answered)
     }
 
     /// Makes one change, chosen at random, from a device chosen at random.
     pub(crate) async fn change_something(&mut self) {
-        match self.random.below(100) {
-            0..40 => self.create().await,
-            40..65 => self.rename().await,
-            65..80 => self.delete().await,
-            80..88 => self.anchor().await,
-            88..95 if self.others.len() < DEVICES => self.approve().await,
+        match self.random.u64(..100) {
+            0..35 => self.create().await,
+            35..55 => self.rename().await,
+            55..67 => self.delete().await,
+            67..74 => self.anchor().await,
+            74..80 if self.others.len() < DEVICES => self.approve().await,
+            80..86 if self.others.len() < DEVICES => self.recover().await,
+            86..95 => self.try_wrong_pin().await,
             _ => self.revoke().await,
         }
     }
 
     fn any_device(&mut self) -> Client {
         let all: Vec<_> = [&self.first].into_iter().chain(&self.others).collect();
-        self.random.pick(&all).map(|device| device.client.clone()).expect("the first, at least")
+        self.random.choice(&all).map(|device| device.client.clone()).expect("the first, at least")
     }
 
     async fn create(&mut self) {
         let certain = self.memory.certain();
         // Sometimes for a user who has one, which is replaced.
-        let again = certain.len() >= PASSKEYS || self.random.below(8) == 0;
-        let handle = match self.random.pick(&certain).filter(|_| again) {
+        let again = certain.len() >= PASSKEYS || self.random.u64(..8) == 0;
+        let handle = match self.random.choice(&certain).filter(|_| again) {
             Some((handle, _)) => handle.clone(),
             None => format!("user-{}", self.number()).into_bytes(),
         };
         let name = format!("name-{}", self.number());
-        let algorithms = if self.random.below(2) == 0 { vec![-7] } else { vec![-8] };
+        let algorithms = if self.random.u64(..2) == 0 { vec![-7] } else { vec![-8] };
         let new = NewPasskey {
             rp_id: RP_ID.try_into().expect("an rp id"),
             user_handle: handle.as_slice().try_into().expect("a user handle"),
@@ -108,7 +115,7 @@ impl Person {
             prf: None,
         };
         // Presence alone replaces nothing.
-        let key = match !again && self.random.below(2) == 0 {
+        let key = match !again && self.random.u64(..2) == 0 {
             true => KeyKind::Presence,
             false => KeyKind::UserVerification,
         };
@@ -128,7 +135,7 @@ impl Person {
 
     async fn rename(&mut self) {
         let certain = self.memory.certain();
-        let Some((handle, known)) = self.random.pick(&certain).cloned() else { return };
+        let Some((handle, known)) = self.random.choice(&certain).cloned() else { return };
         let client = self.any_device();
         if let Err(error) = client.sync().await {
             return tolerate("sync", &error);
@@ -148,7 +155,7 @@ impl Person {
 
     async fn delete(&mut self) {
         let certain = self.memory.certain();
-        let Some((handle, known)) = self.random.pick(&certain).cloned() else { return };
+        let Some((handle, known)) = self.random.choice(&certain).cloned() else { return };
         let client = self.any_device();
         if let Err(error) = client.sync().await {
             return tolerate("sync", &error);
@@ -200,7 +207,7 @@ impl Person {
 
     async fn revoke(&mut self) {
         let ids: Vec<_> = self.others.iter().map(|device| device.id).collect();
-        let Some(id) = self.random.pick(&ids).copied() else { return };
+        let Some(id) = self.random.choice(&ids).copied() else { return };
         if !self.revoke_device(id).await {
             return;
         }
@@ -235,6 +242,7 @@ impl Person {
     pub(crate) async fn verify(&mut self, thoroughly: bool) -> [u64; 3] {
         let before = self.first.client.clone();
         let overview = patiently(|| before.status()).await;
+        self.memory.tries.check(overview.failures);
         self.check_history(&overview).await;
 
         let witness = self.witness();
@@ -245,7 +253,7 @@ impl Person {
         let mut suspects = self.memory.check_passkeys(&passkeys);
         match thoroughly {
             true => suspects = passkeys.clone(),
-            false => suspects.extend(self.random.pick(&passkeys).cloned()),
+            false => suspects.extend(self.random.choice(&passkeys).cloned()),
         }
         for passkey in suspects {
             self.check_signature(&witness, &passkey).await;
@@ -267,18 +275,36 @@ impl Person {
         let client = self.first.client.clone();
         let events = patiently(|| client.audit()).await;
         let mut devices = BTreeSet::new();
+        let (mut failures, mut tried) = (0, None);
         for (event, version) in events.iter().zip(1..) {
             assert_eq!(event.version, version, "a gap in the history");
+            let settled = tried.take() == Some(event.actor);
             let follows = match event.kind {
                 AuditKind::Enrolled => version == 1 && devices.insert(event.subject),
                 AuditKind::DeviceAdded => devices.insert(event.subject),
                 AuditKind::DeviceRevoked => devices.remove(&event.subject),
                 AuditKind::Anchored => devices.contains(&event.actor),
+                AuditKind::PinChanged => {
+                    failures = 0;
+                    devices.contains(&event.actor)
+                }
+                AuditKind::TryCharged => {
+                    failures += 1;
+                    tried = Some(event.actor);
+                    failures <= limits::TRIES && !devices.contains(&event.actor)
+                }
+                AuditKind::TryFailed => settled,
+                AuditKind::Recovered => {
+                    failures = 0;
+                    settled && devices.insert(event.actor)
+                }
+                AuditKind::Deleted => false,
             };
             assert!(follows, "{event:?} cannot follow the events before");
             if version == guard {
                 let found: BTreeSet<_> = overview.devices.iter().map(|one| one.id).collect();
                 assert_eq!(devices, found, "the history makes other devices");
+                assert_eq!(failures, overview.failures, "the history counts other tries");
             }
         }
         // A change whose answer was lost can have been settled between the two.
@@ -372,6 +398,8 @@ fn tolerate(what: &str, error: &Error) {
         Error::Host(problem) => later.contains(&problem.name.as_str()),
         Error::Pairing(error) => matches!(error, PairingError::Used | PairingError::TimedOut),
         Error::Unreachable(_) | Error::Identity(_) | Error::Contended(_) => true,
+        // It says itself that nothing is known; why, is what it carries.
+        Error::TryUnanswered(cause) => return tolerate(what, cause),
         // A change whose answer was lost was settled, and the service died again before the client
         // could look.
         Error::Refused(Refusal::GuardMoved) => true,

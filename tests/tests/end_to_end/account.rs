@@ -23,7 +23,13 @@ async fn devices_join_by_code_share_passkeys_and_leave() {
     let second = device("alice", "second");
     second.fails(&second.enrolling().each_ref().map(String::as_str), 4, "account-exists");
 
+    laptop.in_hands_of("mallory").fails(&["status"], 6, "other-account");
+
     wrong_codes(&laptop, &phone, &device("mallory", "phone"));
+    let declining = laptop.decline();
+    let declined = phone.join(&declining.code).wait_with_output().expect("keyfold ends");
+    failure(&declined, "a device that is not approved", 9, "pairing-declined");
+    drop(declining);
     let approval = laptop.approve();
     let code = approval.code.clone();
     let joined = phone.join(&code).wait_with_output().expect("keyfold ends");
@@ -47,7 +53,8 @@ async fn devices_join_by_code_share_passkeys_and_leave() {
     history(&laptop);
 }
 
-fn names(overview: &Value) -> Vec<&str> {
+/// Its devices, oldest first.
+pub(crate) fn names(overview: &Value) -> Vec<&str> {
     let devices = overview["devices"].as_array().into_iter().flatten();
     devices.map(|device| device["name"].as_str().expect("a name")).collect()
 }

@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::relying_party::ORIGIN;
 
+/// What everybody enrolls with.
+pub(crate) const PIN: &str = "correct horse 7391";
+
 /// One of a person's devices.
 #[derive(Clone)]
 pub(crate) struct Device {
@@ -31,7 +34,7 @@ impl Device {
         let folder = deployment.folder.join(format!("{person}-{name}"));
         std::fs::create_dir_all(&folder).expect("a folder");
         let passphrase = secret(&folder.join("passphrase"), "opens this device only");
-        let pin = secret(&folder.join("pin"), "correct horse 7391");
+        let pin = secret(&folder.join("pin"), PIN);
         let trust_root = trust_root.display().to_string();
         let url = deployment.url.clone();
         Self {
@@ -105,6 +108,35 @@ impl Device {
         [enroll, name_flag, name, pin_flag, pin, url_flag, url, root_flag, root]
     }
 
+    /// What recovering this device with `pin` runs.
+    pub(crate) fn recovering(&self, pin: &str) -> Vec<String> {
+        let file = self.pin_file(pin);
+        let mut words =
+            ["recover", "--name", self.name, "--pin-file", &file].map(str::to_owned).to_vec();
+        words.extend(self.deployment.clone());
+        words
+    }
+
+    /// Makes this device one of the account with its PIN.
+    pub(crate) fn recover(&self, pin: &str) -> Value {
+        self.ok(&words(&self.recovering(pin)))
+    }
+
+    /// A recovery that must fail in exactly this way; what it says.
+    pub(crate) fn fails_to_recover(&self, pin: &str, exit: i32, code: &str) -> String {
+        self.fails(&words(&self.recovering(pin)), exit, code)
+    }
+
+    /// Starts recovering.
+    pub(crate) fn start_recovering(&self, pin: &str) -> Child {
+        self.start(&words(&self.recovering(pin)), "")
+    }
+
+    /// A file with this PIN in it.
+    pub(crate) fn pin_file(&self, pin: &str) -> String {
+        secret(&self.pin.with_file_name("typed-pin"), pin).display().to_string()
+    }
+
     /// Answers a relying party's creation options.
     pub(crate) fn create(&self, options: &Value) -> Value {
         self.feed(&["passkeys", "create", "--origin", ORIGIN], &options.to_string())
@@ -120,9 +152,23 @@ impl Device {
         self.run(&["passkeys", what, "--origin", origin], &options.to_string())
     }
 
+    /// Somebody else at this device.
+    pub(crate) fn in_hands_of(&self, person: &'static str) -> Self {
+        Self { person, ..self.clone() }
+    }
+
     /// Starts approving whoever enters the code that comes back.
     pub(crate) fn approve(&self) -> Approval {
-        let mut child = self.start(&["devices", "approve", "--yes"], "");
+        self.approving(&["devices", "approve", "--yes"])
+    }
+
+    /// The same where nobody agrees.
+    pub(crate) fn decline(&self) -> Approval {
+        self.approving(&["devices", "approve"])
+    }
+
+    fn approving(&self, arguments: &[&str]) -> Approval {
+        let mut child = self.start(arguments, "");
         let mut told = BufReader::new(child.stderr.take().expect("a pipe"));
         let mut line = String::new();
         told.read_line(&mut line).expect("a line");
@@ -194,7 +240,13 @@ pub(crate) fn failure(output: &Output, what: &str, exit: i32, code: &str) -> Str
     error["error"]["message"].as_str().unwrap_or_default().to_owned()
 }
 
-fn json(bytes: &[u8]) -> Value {
+/// Arguments as commands take them.
+pub(crate) fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+/// The one JSON object that was printed.
+pub(crate) fn json(bytes: &[u8]) -> Value {
     let text = String::from_utf8_lossy(bytes);
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("not one JSON object: {text}"))
 }

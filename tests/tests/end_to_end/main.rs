@@ -9,7 +9,12 @@ mod ceremonies;
 #[path = "../common/mod.rs"]
 mod common;
 mod device;
+mod doctor;
+mod key_release;
+mod machine;
+mod moving;
 mod operations;
+mod recovery;
 mod relying_party;
 mod response;
 

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use keyfold_local::Deployment;
+use keyfold_local::{Deployment, Options, Place};
 use serde_json::json;
 
 use crate::common;
 use crate::device::Device;
+use crate::recovery::Scene;
 use crate::relying_party::{ES256, RelyingParty};
 
 #[tokio::test]
@@ -55,7 +56,24 @@ async fn programs_that_die_come_back_and_nobody_has_to_do_anything() {
     laptop.ok(&["audit", "--verify"]);
 }
 
-fn kill(id: i32) {
+#[tokio::test]
+async fn enclaves_beside_the_host_serve_on_sockets() {
+    let options = Options { place: Place::Beside, enclaves: 2, ..Options::default() };
+    let mut scene = Scene::of(common::deployment_with("e2e-sockets", options).await);
+    let laptop = scene.laptop.clone();
+    (0..4).for_each(|_| scene.signs_in(&laptop));
+    // One link each: whoever comes second finds nobody, and a host that hangs up ends the process.
+    let socket = scene.deployment.folder.join("enclave-0.socket");
+    assert!(std::os::unix::net::UnixStream::connect(socket).is_err(), "it still listens");
+    scene.deployment.host.stop().expect("the host stops");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while scene.deployment.beside.iter_mut().any(|enclave| enclave.check().is_ok()) {
+        assert!(Instant::now() < deadline, "an enclave outlives its link");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) fn kill(id: i32) {
     let status = Command::new("kill").args(["-9", &id.to_string()]).status().expect("kill runs");
     assert!(status.success(), "kill -9 {id}");
 }
@@ -99,8 +117,8 @@ async fn an_old_copy_of_the_database_raises_the_alarm() {
     create(&carol, "after");
 }
 
-/// The database and what SQLite keeps beside it.
-fn copy_database(from: &Path, to: &Path) {
+/// The database and what SQLite keeps beside it, of a host that is stopped.
+pub(crate) fn copy_database(from: &Path, to: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let beside = |path: &Path| {
             let mut name = path.as_os_str().to_owned();
@@ -178,7 +196,7 @@ fn sign(device: &Device, folder: &Path, description: &toml::Table) {
     let keys = [path("statement-key-1.pk8"), path("statement-key-2.pk8")];
     device.ok(&[
         "policy",
-        "statement",
+        "sign",
         "--deployment",
         &toml,
         "--key",
@@ -194,7 +212,7 @@ fn sign(device: &Device, folder: &Path, description: &toml::Table) {
 }
 
 /// Waits until the host serves the statement in its file.
-async fn served(deployment: &Deployment) {
+pub(crate) async fn served(deployment: &Deployment) {
     let url = format!("{}/v1/deployment", deployment.url);
     let signed = std::fs::read_to_string(deployment.folder.join("statement.json")).expect("it");
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -3,12 +3,11 @@
 //! `webauthn-rs` is used through the crate it is built on, because its own face always requires user
 //! verification. It knows no Ed25519. The other two are programs of tests/relying-parties.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
+use keyfold_tests::program::{Program, install, install_node, run};
 use serde_json::{Value, json};
 use webauthn_rs_core::WebauthnCore;
 use webauthn_rs_core::proto::{
@@ -62,8 +61,9 @@ impl RelyingParty {
 
     /// npm's `@simplewebauthn/server`.
     pub(crate) fn simplewebauthn() -> Self {
-        let folder = install_node();
-        Self::program(Command::new("node").arg("relying-party.js").current_dir(folder))
+        let (source, program) = (source().join("node"), "relying-party.js");
+        let folder = install_node(target(), "relying-party-node", &source, program);
+        Self::program(Command::new("node").arg(program).current_dir(folder))
     }
 
     /// PyPI's `webauthn`.
@@ -248,85 +248,20 @@ impl WebauthnRs {
     }
 }
 
-/// A relying party in a process of its own: a line in, a line out.
-pub(crate) struct Program {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
-
-impl Program {
-    fn start(command: &mut Command) -> Self {
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let to = child.stdin.take().expect("a pipe");
-        let from = BufReader::new(child.stdout.take().expect("a pipe"));
-        Self { child, to, from }
-    }
-
-    fn ask(&mut self, question: &Value) -> Value {
-        writeln!(self.to, "{question}").expect("the relying party listens");
-        let mut line = String::new();
-        self.from.read_line(&mut line).expect("the relying party answers");
-        let answer = serde_json::from_str(&line);
-        answer.expect("the relying party answers in JSON; its errors are above")
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Gone already, perhaps.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("relying-parties")
 }
 
-/// Installs the exact packages, once per content of `files`; tests that run at the same time wait.
-fn install(name: &str, files: &[PathBuf], make: impl FnOnce(&Path)) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = target.join(format!("relying-party-{name}"));
-    std::fs::create_dir_all(&folder).expect("a folder under the target folder");
-    let lock = File::create(target.join(format!("relying-party-{name}.lock"))).expect("a lock");
-    lock.lock().expect("the lock");
-    let mark = folder.join("installed");
-    let content = |file: &PathBuf| std::fs::read(file).expect("a file of the relying party");
-    let wanted = files.iter().flat_map(content).collect::<Vec<u8>>();
-    if std::fs::read(&mark).unwrap_or_default() != wanted {
-        make(&folder);
-        std::fs::write(mark, wanted).expect("the mark");
-    }
-    folder
-}
-
-fn install_node() -> PathBuf {
-    let names = ["package.json", "package-lock.json", "relying-party.js"];
-    let files = names.map(|name| source().join("node").join(name));
-    install("node", &files, |folder| {
-        // Node looks for packages beside the program.
-        for (file, name) in files.iter().zip(names) {
-            std::fs::copy(file, folder.join(name)).expect("a file of the relying party");
-        }
-        let arguments = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-        run(Command::new("npm").args(arguments).current_dir(folder));
-    })
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
 fn install_python() -> PathBuf {
     let list = source().join("python/requirements.txt");
-    install("python", std::slice::from_ref(&list), |folder| {
+    install(target(), "relying-party-python", std::slice::from_ref(&list), |folder| {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder));
         let mut pip = Command::new(folder.join("bin/pip"));
         let arguments = ["install", "--quiet", "--disable-pip-version-check", "--no-deps"];
         run(pip.args(arguments).arg("--requirement").arg(&list));
     })
-}
-
-/// A relying party that cannot be installed fails the test: it is not skipped.
-fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?} ended with {status}: is its registry reachable?");
 }

@@ -1,14 +1,16 @@
-//! The account: opening it, its devices, its history, and how it is compared with what is known.
+//! The account: its devices, its history, and how it is compared with what is known. How it begins
+//! and ends is in `opening`; how a PIN gets back in, in [`crate::recovery`].
 //!
 //! A change of the account's guard names the exact version it changes. On a conflict, or when an
 //! answer was lost, the client reads the account afresh (confirmed by the ledger), sees whether
 //! what it wanted has happened, and only then signs again.
 
 use keyfold_protocol::client::{
-    AccountStatus, ApproveDevice, AuditEvent, Class, Device, DeviceView, Enroll, GuardBase,
+    AccountStatus, ApproveDevice, AuditEvent, AuditKind, Class, Device, DeviceView, GuardBase,
     GuardChanged, KeyKind, Refusal, Request, RevokeDevice, Success,
 };
 use keyfold_protocol::ids::{Account, ChainPoint, DeviceId, Name};
+use keyfold_protocol::limits;
 use keyfold_protocol::transcript::Chain;
 
 use crate::client::{Ask, Client, guard_moved, sync_first};
@@ -16,12 +18,10 @@ use crate::crypto::sha256;
 use crate::deployment::now;
 use crate::error::{Error, Fork};
 use crate::http::Attempts;
-use crate::pin::Pin;
-use crate::requests::name;
 use crate::store::AccountState;
 
-/// The generation a person's first account has.
-const FIRST_GENERATION: u32 = 1;
+mod opening;
+
 /// Seconds between two anchors that this device makes by itself.
 const ANCHOR_EVERY: u64 = 24 * 60 * 60;
 
@@ -38,8 +38,24 @@ pub struct Overview {
     pub anchor: ChainPoint,
     /// Registered devices, oldest first.
     pub devices: Vec<DeviceView>,
+    /// PINs tried in a row that were not right. A right one, or a new PIN, starts again at zero.
+    pub failures: u8,
     /// What happened to the guard since [`Client::status`] last told, oldest first.
     pub news: Vec<AuditEvent>,
+}
+
+impl Overview {
+    /// Wrong PINs that may still be tried. At zero, recovery is locked until a device of the account
+    /// sets a new PIN.
+    pub fn tries_left(&self) -> u8 {
+        limits::TRIES.saturating_sub(self.failures)
+    }
+
+    /// Tries of a PIN among the news that were not found right, whatever became of them.
+    pub fn failed_since(&self) -> usize {
+        let count = |kind| self.news.iter().filter(|event| event.kind == kind).count();
+        count(AuditKind::TryCharged).saturating_sub(count(AuditKind::Recovered))
+    }
 }
 
 /// A revocation that the ledger has seen.
@@ -53,91 +69,6 @@ pub struct Revoked {
 }
 
 impl Client {
-    /// Opens the account of whoever signs in, with this device as its first. The PIN is what
-    /// recovery will be checked against; it is stretched here and never sent as it is.
-    ///
-    /// Can be repeated after a failure of any kind: an attempt whose answer was lost is found.
-    ///
-    /// # Errors
-    /// [`Error::AlreadyRegistered`]; [`Error::AccountExists`] when the account was opened from
-    /// another device; [`Error::TooLong`] for the name; whatever [`Client::deployment`] and the
-    /// sign-in can give.
-    pub async fn enroll(&self, pin: Pin, device_name: &str) -> Result<Overview, Error> {
-        let device_name: Name = name("the device's name", device_name)?;
-        if self.store().load()?.account.is_some_and(|account| account.registered) {
-            return Err(Error::AlreadyRegistered);
-        }
-        let sign_in = self.signed_in(true).await?;
-        let account = Account { id: sign_in.account_id(), generation: FIRST_GENERATION };
-        let tried_before = self.remember_attempt(account, device_name.clone())?;
-        if tried_before {
-            match self.finish_enrolment().await {
-                // Not there: the attempt never arrived.
-                Err(Error::Refused(_) | Error::Host(_)) => {}
-                found_or_alarm => return found_or_alarm,
-            }
-        }
-        let stretch = tokio::task::spawn_blocking(move || pin.stretch(&account.id));
-        let pin = stretch.await.map_err(|_| Error::Pin(crate::pin::PinError::NotStretched))?;
-        let request = Request::Enroll(Enroll { pin, device: self.device(device_name) });
-        let ask = Ask { request: &request, class: Class::Enroll, key: KeyKind::Presence };
-        match self.deliver(account, &ask).await {
-            Ok(_) => self.finish_enrolment().await,
-            Err(error) if guard_moved(&error) || error.outcome_unknown() => {
-                match self.finish_enrolment().await {
-                    Ok(overview) => Ok(overview),
-                    Err(Error::Refused(Refusal::Unauthorised)) => {
-                        self.forget_attempt()?;
-                        Err(Error::AccountExists)
-                    }
-                    Err(alarm @ Error::ForkAlarm(_)) => Err(alarm),
-                    Err(_) => Err(error),
-                }
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Notes what is about to be enrolled. True when it was noted before.
-    fn remember_attempt(&self, account: Account, device_name: Name) -> Result<bool, Error> {
-        let device = self.keys().id();
-        self.store().update(|state| match &mut state.account {
-            Some(known) if known.account() == account && known.device == device => {
-                known.device_name = device_name;
-                Ok(true)
-            }
-            unregistered => {
-                *unregistered = Some(AccountState::new(account, device, device_name));
-                Ok(false)
-            }
-        })
-    }
-
-    fn forget_attempt(&self) -> Result<(), Error> {
-        self.store().update(|state| {
-            if state.account.as_ref().is_some_and(|account| !account.registered) {
-                state.account = None;
-            }
-            Ok(())
-        })
-    }
-
-    /// An enrolment counts once the ledger confirms an account that lists this device.
-    async fn finish_enrolment(&self) -> Result<Overview, Error> {
-        let known = self.store().load()?.account.ok_or(Error::NotRegistered)?;
-        let overview = self.read_status(known).await?;
-        if !overview.devices.iter().any(|device| device.id == self.keys().id()) {
-            return Err(Error::Refused(Refusal::Unauthorised));
-        }
-        let now = now()?.unix_seconds();
-        self.update(|state| {
-            state.registered = true;
-            state.anchor_tried = now;
-            Ok(())
-        })?;
-        Ok(overview)
-    }
-
     pub(crate) fn device(&self, name: Name) -> Device {
         let keys = self.keys();
         Device { name, device_key: keys.presence_key(), uv_key: keys.uv_key() }
@@ -146,12 +77,18 @@ impl Client {
     /// Reads devices and versions, confirmed by the ledger, and links them to what is known.
     ///
     /// # Errors
-    /// [`Error::ForkAlarm`] when they do not fit; [`Error::NotRegistered`]; transport errors.
+    /// [`Error::ForkAlarm`] when they do not fit; [`Error::NotRegistered`]; [`Error::Refused`] with
+    /// `Closed` when the account has been deleted, after which this device belongs to none; transport
+    /// errors.
     pub async fn status(&self) -> Result<Overview, Error> {
-        let mut overview = self.read_status(self.registered()?).await?;
+        let known = self.registered()?;
+        let mut overview = match self.read_status(known.clone()).await {
+            Err(Error::Refused(Refusal::Unauthorised)) => return Err(self.why_not(&known).await),
+            other => other?,
+        };
         let known = self.registered()?;
         let (news, _) = self.read_audit(overview.account, known.audit_told, known.audit).await?;
-        self.update(|state| {
+        self.update(overview.account, |state| {
             if state.audit_told.version < known.audit.version {
                 state.audit_told = known.audit;
             }
@@ -162,26 +99,48 @@ impl Client {
     }
 
     /// A status without its news: what the person was told stays as it is.
-    pub(crate) async fn read_status(&self, known: AccountState) -> Result<Overview, Error> {
+    pub(crate) async fn read_status(&self, mut known: AccountState) -> Result<Overview, Error> {
+        for _ in 0..Attempts::MOST {
+            match self.judge_status(&known).await? {
+                Some(overview) => return Ok(overview),
+                None => known = self.store().load()?.account.ok_or(Error::NotRegistered)?,
+            }
+        }
+        Err(Error::Contended(Attempts::MOST))
+    }
+
+    /// None where this device's vault has moved meanwhile, so that what was known before cannot judge
+    /// the anchor.
+    async fn judge_status(&self, known: &AccountState) -> Result<Option<Overview>, Error> {
         let account = known.account();
         let ask = Ask { request: &Request::Status, class: Class::Status, key: KeyKind::Presence };
         let reply = self.deliver(account, &ask).await?;
         let Ok(Success::Status(status)) = reply.outcome()? else {
             return Err(Error::Unexpected("a status request with something else"));
         };
-        check_vault(&known, &status)?;
-        let at = ChainPoint { version: status.guard, head: status.audit_head };
+        let AccountStatus { guard, audit_head, vault, anchor, devices, failures } = status;
+        check_vault(known, anchor, vault)?;
+        if anchor != known.anchor && anchor.version < known.vault.version {
+            self.check_passed(anchor, known).await?;
+        }
+        let at = ChainPoint { version: guard, head: audit_head };
         let (_, reached) = self.read_audit(account, known.audit, at).await?;
-        self.update(|state| {
+        let is_judged = self.update(account, |state| {
             if state.audit.version <= reached.version {
                 state.audit = join_audit(state.audit, reached)?;
             }
-            state.anchored = state.anchored.max(status.anchor.version);
-            Ok(())
+            // Where the anchor is ahead, the next sync judges it.
+            let is_judged = anchor.version <= known.vault.version
+                || state.vault.version < anchor.version
+                || [state.vault, state.anchor].contains(&anchor);
+            if is_judged {
+                state.note_anchor(guard, anchor);
+            }
+            Ok(is_judged)
         })?;
-        let AccountStatus { guard, vault, anchor, devices, .. } = status;
         let devices = devices.to_vec();
-        Ok(Overview { account, guard, vault, anchor, devices, news: Vec::new() })
+        let overview = Overview { account, guard, vault, anchor, devices, failures, news: vec![] };
+        Ok(is_judged.then_some(overview))
     }
 
     /// The guard's whole history, confirmed by the ledger, oldest first.
@@ -247,7 +206,7 @@ impl Client {
             return Err(Error::Refused(Refusal::UnknownDevice));
         }
         let request = |base| Request::RevokeDevice(RevokeDevice { base, device });
-        let done = |overview: &Overview| !lists(overview, &device);
+        let done = |overview: &Overview, _: &[AuditEvent]| !lists(overview, &device);
         // Written down first: if this process dies right after the commit, the touch is still due.
         // A touch that follows no revocation harms nothing.
         self.set_touch_due(true)?;
@@ -265,7 +224,7 @@ impl Client {
     }
 
     pub(crate) fn set_touch_due(&self, due: bool) -> Result<(), Error> {
-        self.update(|state| {
+        self.update(self.registered()?.account(), |state| {
             state.touch_due = due;
             Ok(())
         })
@@ -277,13 +236,14 @@ impl Client {
     /// # Errors
     /// As [`Client::status`].
     pub async fn anchor(&self) -> Result<u64, Error> {
-        let wanted = self.registered()?.vault.version;
+        let known = self.registered()?;
+        let wanted = known.vault.version;
         let now = now()?.unix_seconds();
-        self.update(|state| {
+        self.update(known.account(), |state| {
             state.anchor_tried = now;
             Ok(())
         })?;
-        let done = |overview: &Overview| overview.anchor.version >= wanted;
+        let done = |overview: &Overview, _: &[AuditEvent]| overview.anchor.version >= wanted;
         self.change_guard(Request::Anchor, Class::Guard, KeyKind::Presence, done).await
     }
 
@@ -292,7 +252,7 @@ impl Client {
         let keys = (&device.device_key, &device.uv_key);
         let id = keyfold_protocol::transcript::device_id(sha256, keys.0, keys.1);
         let request = |base| Request::ApproveDevice(ApproveDevice { base, device: device.clone() });
-        let done = |overview: &Overview| lists(overview, &id);
+        let done = |overview: &Overview, _: &[AuditEvent]| lists(overview, &id);
         let uv = KeyKind::UserVerification;
         match self.change_guard(request, Class::Guard, uv, done).await {
             // Approved before, and the answer to the new device was lost.
@@ -313,7 +273,7 @@ impl Client {
             tracing::warn!(%error, "touching the vault after a revocation failed");
         }
         let since = now().map_or(0, |now| now.unix_seconds().saturating_sub(state.anchor_tried));
-        if state.vault.version > state.anchored
+        if state.vault.version > state.anchor.version
             && since >= ANCHOR_EVERY
             && let Err(error) = self.anchor().await
         {
@@ -321,21 +281,25 @@ impl Client {
         }
     }
 
-    /// Changes the guard from the exact version this device knows; `done` tells from a fresh
-    /// status whether the change has happened. Returns the version it has happened at or before.
-    async fn change_guard(
+    /// Changes the guard from the exact version this device knows; `done` tells, from a fresh status
+    /// and from what has happened since that version, whether the change has. Returns the version it
+    /// has happened at or before.
+    pub(crate) async fn change_guard(
         &self, request: impl Fn(GuardBase) -> Request, class: Class, key: KeyKind,
-        done: impl Fn(&Overview) -> bool,
+        done: impl Fn(&Overview, &[AuditEvent]) -> bool,
     ) -> Result<u64, Error> {
         let mut attempts = Attempts::new();
         loop {
             let known = self.linked().await?;
-            let base = GuardBase { guard: known.audit.version, vault: known.vault };
+            let AccountState { vault, anchor, .. } = known;
+            let base = GuardBase { guard: known.audit.version, vault, anchor };
             let request = request(base);
             let ask = Ask { request: &request, class, key };
             let error = match self.deliver(known.account(), &ask).await {
                 Ok(reply) => match reply.outcome()? {
-                    Ok(Success::GuardChanged(changed)) => return self.changed(base, &changed),
+                    Ok(Success::GuardChanged(changed)) => {
+                        return self.changed(known.account(), base, &changed);
+                    }
                     _ => return Err(Error::Unexpected("a change with something else")),
                 },
                 Err(error) => error,
@@ -343,8 +307,8 @@ impl Client {
             if sync_first(&error) {
                 self.catch_up().await?;
             } else if guard_moved(&error) || error.outcome_unknown() {
-                match self.read_status(self.registered()?).await {
-                    Ok(overview) if done(&overview) => return Ok(overview.guard),
+                match self.read_since(known.audit).await {
+                    Ok((overview, since)) if done(&overview, &since) => return Ok(overview.guard),
                     Ok(_) => {}
                     Err(alarm @ Error::ForkAlarm(_)) => return Err(alarm),
                     Err(_) => return Err(error),
@@ -358,41 +322,65 @@ impl Client {
         }
     }
 
-    /// The state, with the audit chain known up to the highest guard version seen.
-    async fn linked(&self) -> Result<AccountState, Error> {
-        let known = self.registered()?;
-        if known.audit.version < known.guard_seen {
-            self.read_status(known).await?;
-        }
-        self.registered()
+    /// A fresh status, and what led from `point` to it.
+    async fn read_since(&self, point: ChainPoint) -> Result<(Overview, Vec<AuditEvent>), Error> {
+        let overview = self.read_status(self.registered()?).await?;
+        let reached = self.registered()?.audit;
+        let (since, _) = self.read_audit(overview.account, point, reached).await?;
+        Ok((overview, since))
     }
 
-    fn changed(&self, base: GuardBase, changed: &GuardChanged) -> Result<u64, Error> {
+    /// The state, with the audit chain known up to the highest guard version seen, and that version's
+    /// anchor.
+    async fn linked(&self) -> Result<AccountState, Error> {
+        for _ in 0..Attempts::MOST {
+            let known = self.registered()?;
+            if known.audit.version >= known.guard_seen && known.audit.version == known.anchor_of {
+                return Ok(known);
+            }
+            // Between a status and the history that leads to it the account may move: then again.
+            self.read_status(known).await?;
+        }
+        Err(Error::Contended(Attempts::MOST))
+    }
+
+    fn changed(
+        &self, account: Account, base: GuardBase, changed: &GuardChanged,
+    ) -> Result<u64, Error> {
         if base.guard.checked_add(1) != Some(changed.guard) || changed.vault != base.vault {
             return Err(Error::Unexpected("a change of another state than the signed one"));
         }
         let at = ChainPoint { version: changed.guard, head: changed.audit_head };
-        self.update(|state| {
+        self.update(account, |state| {
             // One version follows the other in the ledger, so the point is linked to the base.
             if state.audit.version == base.guard {
                 state.audit = at;
             } else if state.audit.version == at.version {
                 join_audit(state.audit, at)?;
             }
-            state.anchored = state.anchored.max(changed.vault.version);
+            state.note_anchor(changed.guard, changed.vault);
             Ok(changed.guard)
         })
     }
 }
 
-fn lists(overview: &Overview, id: &DeviceId) -> bool {
+pub(crate) fn lists(overview: &Overview, id: &DeviceId) -> bool {
     overview.devices.iter().any(|device| device.id == *id)
 }
 
-/// The sealed vault must not lie before, or beside, what this device has synced.
-fn check_vault(known: &AccountState, status: &AccountStatus) -> Result<(), Error> {
-    let came = status.vault;
-    for known in [Some(known.vault), known.vault_floor].into_iter().flatten() {
+/// The sealed vault must not lie before, or beside, what this device has synced and what the ledger
+/// anchors; and that never goes back.
+fn check_vault(known: &AccountState, anchor: ChainPoint, came: ChainPoint) -> Result<(), Error> {
+    if anchor.version < known.anchor.version {
+        let (known, came) = (known.anchor.version, anchor.version);
+        return Err(Fork::AnchorRolledBack { known, came }.into());
+    }
+    for known in [known.anchor, known.vault] {
+        if anchor.version == known.version && anchor != known {
+            return Err(Fork::VaultForked { known, came: anchor }.into());
+        }
+    }
+    for known in [Some(known.vault), known.vault_floor, Some(anchor)].into_iter().flatten() {
         if came.version < known.version {
             return Err(Fork::VaultRolledBack { known, came }.into());
         }

@@ -3,23 +3,25 @@
 //! Everything here goes through [`Client::deliver`]: deployment verified, signed in, session open,
 //! request signed and sealed, reply opened, versions compared with what this device has seen and
 //! written down, and only then the reply acted on. What can be mended without the person is mended
-//! here: a session or enclave that is gone, a sign-in the host does not take, a busy service.
+//! here: a session or enclave that is gone, a sign-in the host does not take, a busy service, a
+//! state that the ledger does not confirm yet.
 
 use std::sync::Arc;
 
 use keyfold_protocol::client::{
-    Class, Envelope, KeyKind, Refusal, Request, SignedRequest, Success,
+    Class, Device, Envelope, KeyKind, Recover, Refusal, Request, SignedRequest, Success,
 };
 use keyfold_protocol::ids::{Account, AccountId, Digest};
-use keyfold_protocol::{limits, wire};
+use keyfold_protocol::{limits, transcript, wire};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::channel::{ChannelError, Reply, Session};
+use crate::crypto::sha256;
 use crate::deployment::{self, Deployment, Settings};
 use crate::device::DeviceKeys;
 use crate::error::{Error, Fork, Problem};
-use crate::host::Host;
+use crate::host::{Host, Standing};
 use crate::http::{self, Attempts};
 use crate::identity::{SignIn, SignIns, TokenSource};
 use crate::store::{AccountState, Store};
@@ -52,6 +54,13 @@ pub(crate) struct Ask<'a> {
     pub(crate) request: &'a Request,
     pub(crate) class: Class,
     pub(crate) key: KeyKind,
+}
+
+impl Ask<'_> {
+    /// Whether it may cost a try. At version 0 no account stands: that only asks where it does.
+    fn is_try(&self) -> bool {
+        matches!(self.request, Request::Recover(Recover { guard: 1.., .. }))
+    }
 }
 
 impl Client {
@@ -141,11 +150,16 @@ impl Client {
         if state.registered { Ok(state) } else { Err(Error::NotRegistered) }
     }
 
-    /// Changes the account's state; no other process does so meanwhile.
+    /// Changes this account's state; no other process does so meanwhile.
     pub(crate) fn update<T>(
-        &self, change: impl FnOnce(&mut AccountState) -> Result<T, Error>,
+        &self, account: Account, change: impl FnOnce(&mut AccountState) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.0.store.update(|state| change(state.account.as_mut().ok_or(Error::NotRegistered)?))
+        self.0.store.update(|state| match &mut state.account {
+            Some(known) if known.account() == account => change(known),
+            // Deleted meanwhile: what comes late is not written into the next one.
+            Some(_) => Err(Error::Refused(Refusal::Closed)),
+            None => Err(Error::NotRegistered),
+        })
     }
 
     /// Signs in at the issuer of the verified statement.
@@ -160,17 +174,49 @@ impl Client {
         }
     }
 
+    /// Where the account of whoever signs in stands, as the host says. For a device that belongs to
+    /// none: everybody else knows better.
+    pub(crate) async fn standing(&self) -> Result<Option<Standing>, Error> {
+        let mut attempts = Attempts::new();
+        let mut asked_person = false;
+        loop {
+            let sign_in = self.signed_in(false).await?;
+            let error = match self.0.host.account(sign_in.bearer()).await {
+                Ok(standing) => return Ok(standing),
+                Err(error) => error,
+            };
+            let mut wait = None;
+            match &error {
+                Error::Host(problem) if problem.name == "sign-in-required" && !asked_person => {
+                    asked_person = true;
+                    self.0.sign_ins.forget().await;
+                }
+                Error::Host(problem) if is_busy(problem) => wait = problem.retry_after,
+                Error::Unreachable(_) => {}
+                _ => return Err(error),
+            }
+            if !attempts.again(wait).await {
+                return Err(error);
+            }
+        }
+    }
+
     /// Sends a request for `account` until it is answered, refused, or not to be helped. The
     /// guard version the reply states has been written down when this returns.
     pub(crate) async fn deliver(&self, account: Account, ask: &Ask<'_>) -> Result<Reply, Error> {
         let mut attempts = Attempts::new();
-        let mut fresh = matches!(ask.class, Class::Enroll | Class::GuardFresh);
+        let mut fresh = matches!(ask.class, Class::Enroll | Class::GuardFresh | Class::Recover);
         let mut asked_person = false;
         loop {
-            let error = match self.try_deliver(account, ask, fresh).await {
+            let mut sent = false;
+            let error = match self.try_deliver(account, ask, fresh, &mut sent).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
+            if sent && ask.is_try() && error.outcome_unknown() {
+                // It may have cost a try: not sent again, whatever the reason.
+                return Err(Error::TryUnanswered(Box::new(error)));
+            }
             let mut wait = None;
             match &error {
                 Error::Host(problem) => match problem.name.as_str() {
@@ -187,6 +233,8 @@ impl Client {
                     _ => return Err(error),
                 },
                 Error::Unreachable(unreachable) if !unreachable.may_have_arrived => {}
+                // Another change may have reached the ledger and not yet the host's storage.
+                Error::Refused(Refusal::NotFresh) => {}
                 _ => return Err(error),
             }
             tracing::debug!(%error, "trying again");
@@ -197,34 +245,40 @@ impl Client {
     }
 
     async fn try_deliver(
-        &self, account: Account, ask: &Ask<'_>, fresh: bool,
+        &self, account: Account, ask: &Ask<'_>, fresh: bool, is_sent: &mut bool,
     ) -> Result<Reply, Error> {
         let sign_in = self.signed_in(fresh).await?;
         let session = self.session(&sign_in).await?;
-        let known = self.0.store.load()?.account.ok_or(Error::NotRegistered)?;
+        let known = self.0.store.load()?.account.filter(|known| known.account() == account);
         let mut buffer = Zeroizing::new(vec![0; limits::REQUEST]);
         let used = wire::encode(ask.request, &mut buffer).map_err(|_| ChannelError::TooLong)?;
         let request = &buffer[..used];
 
         let turn = session.turn();
-        let guard_seen = known.guard_seen;
+        let guard_seen = known.map_or(0, |known| known.guard_seen);
         let message = turn.signed_bytes(&account, ask.key, guard_seen, request);
         let signature = self.0.keys.sign(ask.key, &message).await?;
-        let device = self.0.keys.id();
+        let device = match ask.request {
+            Request::Recover(Recover { device: Device { device_key, uv_key, .. }, .. }) => {
+                transcript::device_id(sha256, device_key, uv_key)
+            }
+            _ => self.0.keys.id(),
+        };
         let signed = SignedRequest { device, key: ask.key, guard_seen, signature, request };
         let sent = turn.seal(&account, &signed)?;
 
         let (counter, class, frame) = (sent.counter(), ask.class, sent.frame());
         let envelope = Envelope { account, counter, class, frame };
+        *is_sent = true;
         let sealed = self.0.host.request(sign_in.bearer(), &session.id(), &envelope).await?;
         let reply = sent.open(&sealed)?;
-        self.note(&reply, guard_seen)?;
+        self.note(account, &reply, guard_seen)?;
         Ok(reply)
     }
 
     /// Compares the guard version of a reply with what was signed, and writes it down. Turns a
     /// refusal into the error it is.
-    fn note(&self, reply: &Reply, known: u64) -> Result<(), Error> {
+    fn note(&self, account: Account, reply: &Reply, known: u64) -> Result<(), Error> {
         let came = match reply.outcome()? {
             Ok(success) => guard_of(&success),
             Err(refusal @ (Refusal::StaleGuard | Refusal::StaleVault | Refusal::BrokenChain)) => {
@@ -235,7 +289,7 @@ impl Client {
         if came < known {
             return Err(Fork::GuardRolledBack { known, came }.into());
         }
-        self.update(|state| {
+        self.update(account, |state| {
             state.guard_seen = state.guard_seen.max(came);
             Ok(())
         })

@@ -3,9 +3,10 @@
 //!
 //! 1. `GET /v1/deployment`, without a token.
 //! 2. The signed statement, against the pinned trust root, the clock, and the serial: not below the
-//!    built-in minimum, not below the newest seen, and one serial is one statement. What was seen
-//!    is written down before anything else happens.
-//! 3. The statement's URL is the one that was asked.
+//!    built-in minimum, not below the newest seen, and one serial is one statement.
+//! 3. The statement's URL is the one that was asked. Only then is the statement written down as seen,
+//!    before anything else happens: one trust root may sign for several deployments, and another's
+//!    higher serial must not lock a client out of its own.
 //! 4. The evidence of each enclave, in random order, until one holds.
 
 use std::sync::Arc;
@@ -132,6 +133,8 @@ struct Enclave {
     claims: String,
     report: String,
     vcek_chain: String,
+    /// Beside a confidential container only.
+    uvm_endorsement: Option<String>,
 }
 
 /// Fetches and verifies, as the module says.
@@ -149,27 +152,26 @@ pub(crate) async fn verify(
         tracing::warn!("the enclave runs on a simulated chip: nothing is protected");
     }
     let serial = statement.seen().serial;
-    tracing::debug!(serial, measurement = %enclave.measurement(), "deployment verified");
+    tracing::debug!(serial, workload = %enclave.workload(), "deployment verified");
     Ok(Arc::new(Deployment { statement, enclave }))
 }
 
-/// Verifies the statement against what was seen, and notes it as seen, in one step.
+/// Verifies the statement against what was seen and what was asked, and notes it as seen, in one step.
 fn accept_statement(
     signed: &str, settings: &Settings, store: &Store, now: Timestamp,
 ) -> Result<VerifiedStatement, Error> {
-    let statement = store.update(|state| {
+    store.update(|state| {
         let floor = SerialFloor { minimum: settings.minimum_serial, seen: state.deployment };
         let statement = verify_statement(signed.as_bytes(), &settings.trust_root, &floor, now)
             .map_err(DeploymentError::from)?;
+        let (asked, says) = (&settings.url, statement.statement().url());
+        if asked.trim_end_matches('/') != says.trim_end_matches('/') {
+            let (asked, says) = (asked.clone(), says.to_owned());
+            return Err(DeploymentError::OtherUrl { asked, says }.into());
+        }
         state.deployment = Some(statement.seen());
-        Ok::<_, Error>(statement)
-    })?;
-    let (asked, says) = (&settings.url, statement.statement().url());
-    if asked.trim_end_matches('/') != says.trim_end_matches('/') {
-        let (asked, says) = (asked.clone(), says.to_owned());
-        return Err(DeploymentError::OtherUrl { asked, says }.into());
-    }
-    Ok(statement)
+        Ok(statement)
+    })
 }
 
 /// The first enclave whose evidence holds, in random order so that clients spread.
@@ -199,8 +201,17 @@ fn appraise(
     let claims = decode("claims", &enclave.claims)?;
     let report = decode("report", &enclave.report)?;
     let channel_key = decode("channel_key", &enclave.channel_key)?;
-    let chain = ChainBytes::Pem(enclave.vcek_chain.as_bytes());
-    let evidence = Evidence { claims: &claims, report: &report, chain };
+    let uvm_endorsement = enclave
+        .uvm_endorsement
+        .as_deref()
+        .map(|text| decode("uvm_endorsement", text))
+        .transpose()?;
+    let evidence = Evidence {
+        claims: &claims,
+        report: &report,
+        chain: ChainBytes::Pem(enclave.vcek_chain.as_bytes()),
+        uvm_endorsement: uvm_endorsement.as_deref(),
+    };
     Ok(verify_evidence(statement, &evidence, &channel_key, now)?)
 }
 
@@ -209,5 +220,7 @@ pub(crate) fn now() -> Result<Timestamp, DeploymentError> {
     Timestamp::now().map_err(|_| DeploymentError::Clock)
 }
 
+#[cfg(test)]
+mod refusals;
 #[cfg(test)]
 mod tests;

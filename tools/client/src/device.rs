@@ -73,7 +73,7 @@ impl SoftwareKeys {
         Self::new(P256Key::generate(), P256Key::generate())
     }
 
-    pub(crate) fn new(presence: P256Key, uv: P256Key) -> Self {
+    fn new(presence: P256Key, uv: P256Key) -> Self {
         Self { presence, uv_key: uv.public(), uv: RwLock::new(Some(uv)) }
     }
 
@@ -102,13 +102,20 @@ impl SoftwareKeys {
         Ok(())
     }
 
+    pub(crate) fn presence(&self) -> &P256Key {
+        &self.presence
+    }
+
+    /// Gives the user-verification key to `work`, if it is unlocked.
+    pub(crate) fn with_uv<T>(&self, work: impl FnOnce(&P256Key) -> T) -> Result<T, KeyError> {
+        let uv = self.uv.read().map_err(|_| KeyError::Damaged)?;
+        uv.as_ref().map(work).ok_or(KeyError::Locked)
+    }
+
     fn signature(&self, key: KeyKind, message: &[u8]) -> Result<P256Signature, KeyError> {
         match key {
             KeyKind::Presence => self.presence.sign(message),
-            KeyKind::UserVerification => {
-                let uv = self.uv.read().map_err(|_| KeyError::Damaged)?;
-                uv.as_ref().ok_or(KeyError::Locked)?.sign(message)
-            }
+            KeyKind::UserVerification => self.with_uv(|uv| uv.sign(message))?,
         }
     }
 }

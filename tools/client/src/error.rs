@@ -1,5 +1,6 @@
 //! What can go wrong, and what to do about it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use keyfold_protocol::client::Refusal;
@@ -70,11 +71,26 @@ pub enum Error {
     /// This device belongs to no account.
     #[error("this device belongs to no account yet: enroll it, or join an account")]
     NotRegistered,
+    /// The person has no account to recover.
+    #[error(
+        "nobody with this sign-in has an account here; check who signed in, or enroll to open one"
+    )]
+    NoAccount,
+    /// The answer to a try of the PIN was lost.
+    #[error(
+        "the PIN was sent, and what came of it is not known: the try may have counted, or may still \
+         be carried out. Recover again later: it looks first whether this device got in. What was \
+         heard: {0}"
+    )]
+    TryUnanswered(Box<Error>),
     /// This device belongs to an account already.
     #[error("this device belongs to an account already; use another directory for another account")]
     AlreadyRegistered,
     /// The account has a first device, and it is not this one.
-    #[error("this account exists already: approve this device from one of its devices instead")]
+    #[error(
+        "this account exists already: approve this device from one of its devices, or recover with \
+         its PIN"
+    )]
     AccountExists,
     /// The synced list has no such passkey.
     #[error("no such passkey on this device; sync, and check its name")]
@@ -141,6 +157,22 @@ pub enum Fork {
         known: ChainPoint,
         /// The point that came.
         came: ChainPoint,
+    },
+    /// The vault's point in the ledger is older than the one that was seen there.
+    #[error("the ledger anchors vault version {came} after {known}")]
+    AnchorRolledBack {
+        /// The highest anchored version seen.
+        known: u64,
+        /// The version that came.
+        came: u64,
+    },
+    /// An account is shown as open, or as not there yet, that this device has seen deleted.
+    #[error("generation {came} of the account, after generation {ended} was deleted")]
+    EndedBefore {
+        /// The generation that is over.
+        ended: u32,
+        /// The generation that came.
+        came: u32,
     },
     /// The enclave itself found what the host attached older than, or foreign to, what this device
     /// or the account has seen.
@@ -223,26 +255,50 @@ impl Error {
     }
 }
 
-fn refusal_text(refusal: Refusal) -> &'static str {
-    match refusal {
+fn refusal_text(refusal: Refusal) -> Cow<'static, str> {
+    let text = match refusal {
         Refusal::Malformed => "the enclave could not read the request; update this program",
         Refusal::Unauthorised => {
-            "this device is not registered with the account (any more); approve it from another one"
+            "this device is not registered with the account (any more); approve it from another one, \
+             or recover with the PIN, in a new directory (--home DIR)"
         }
         Refusal::UserVerificationRequired => "this needs user verification: unlock and try again",
-        Refusal::StaleGuard => "the stored account is older than one that was seen",
+        Refusal::StaleGuard => {
+            "the stored account is older than one that was seen; report this deployment"
+        }
         Refusal::ForeignGuard => "the account belongs to another deployment; check the address",
         Refusal::GuardMoved => "another device changed the account meanwhile; try again",
         Refusal::SyncFirst => "another device changed the passkeys meanwhile; sync and try again",
-        Refusal::StaleVault => "the stored vault is older than one that was seen",
-        Refusal::BrokenChain => "the stored history does not fit together",
+        Refusal::StaleVault => {
+            "the stored vault is older than one that was seen; report this deployment"
+        }
+        Refusal::BrokenChain => "the stored history does not fit together; report this deployment",
         Refusal::NotFresh => "the ledger does not confirm the account's state; try again later",
         Refusal::TooManyDevices => "sixteen devices are registered; revoke one first",
-        Refusal::KnownDevice => "this device is registered already",
+        Refusal::KnownDevice => "this device is registered already; look at the list of devices",
         Refusal::UnknownDevice => "the account has no such device; look at the list of devices",
-        Refusal::LastDevice => "this is the account's last device; it cannot be revoked",
+        Refusal::LastDevice => {
+            "this is the account's last device: approve another one first, or delete the account"
+        }
         Refusal::NoSuchPasskey => "this passkey is gone or belongs to another site; sync and retry",
         Refusal::RecordChanged => "another device changed this passkey meanwhile; sync and retry",
-        Refusal::UnsupportedAlgorithm => "the site takes no algorithm that Keyfold has",
-    }
+        Refusal::UnsupportedAlgorithm => {
+            "the site takes neither ES256 nor EdDSA, and Keyfold has no other; use another authenticator"
+        }
+        Refusal::WrongPin(0) => {
+            "wrong PIN, and it was the last try: recovery is locked until a device of the account \
+             sets a new PIN"
+        }
+        Refusal::WrongPin(1) => "wrong PIN; one try is left before recovery is locked",
+        Refusal::WrongPin(left) => {
+            return format!("wrong PIN; {left} tries are left before recovery is locked").into();
+        }
+        Refusal::Locked => {
+            "recovery is locked after ten wrong PINs: set a new PIN on a device of the account, \
+             then recover with it"
+        }
+        Refusal::GuardAt(_) => "another device changed the account meanwhile; try again",
+        Refusal::Closed => "this account was deleted; enroll to open the next one",
+    };
+    text.into()
 }

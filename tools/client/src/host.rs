@@ -11,13 +11,23 @@ use serde::Deserialize;
 
 use crate::channel::ChannelError;
 use crate::deployment::DeploymentError;
-use crate::error::{Error, Problem};
+use crate::error::{Error, Problem, Unreachable};
 use crate::http;
 
 /// A host.
 pub(crate) struct Host {
     http: reqwest::Client,
     base: String,
+}
+
+/// Where an account stands, as the host says: a hint, which the enclave and the ledger correct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Standing {
+    pub(crate) generation: u32,
+    /// The account was ended.
+    pub(crate) closed: bool,
+    /// Live version of the guard.
+    pub(crate) guard: u64,
 }
 
 /// One of the two mailboxes of a pairing.
@@ -41,6 +51,22 @@ impl Host {
     /// `GET /v1/deployment`.
     pub(crate) async fn deployment(&self) -> Result<Vec<u8>, Error> {
         self.call(Method::GET, "/v1/deployment", |request| request).await
+    }
+
+    /// `GET /v1/account`: where the person's latest account stands, as the host says; `None` when
+    /// there is none.
+    pub(crate) async fn account(&self, token: &str) -> Result<Option<Standing>, Error> {
+        let path = "/v1/account";
+        let answer = match self.call(Method::GET, path, |request| request.bearer_auth(token)).await
+        {
+            Err(Error::Host(problem)) if problem.name == "account-unknown" => return Ok(None),
+            answer => answer?,
+        };
+        serde_json::from_slice(&answer).map(Some).map_err(|error| {
+            let reason = format!("its answer cannot be read: {error}");
+            Unreachable { url: format!("{}{path}", self.base), reason, may_have_arrived: true }
+                .into()
+        })
     }
 
     /// `POST /v1/sessions`; `opening` is the channel key's id and the encapsulated key.

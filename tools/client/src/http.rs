@@ -69,27 +69,37 @@ fn unreachable(url: &str, error: &reqwest::Error) -> Unreachable {
 /// Tries left. The one place that says how often anything is tried again, and how long is waited.
 pub(crate) struct Attempts {
     made: u32,
+    asked: Duration,
 }
 
 impl Attempts {
     /// How often anything is tried in all.
     pub(crate) const MOST: u32 = 4;
-    /// What a service may ask to wait before the person is asked instead.
-    const LONGEST_WAIT: Duration = Duration::from_secs(10);
+    /// What a service may ask to wait, all in all, before the person is asked instead: a machine that
+    /// starts again is there by then.
+    const LONGEST_WAIT: Duration = Duration::from_secs(45);
 
     pub(crate) fn new() -> Self {
-        Self { made: 0 }
+        Self { made: 0, asked: Duration::ZERO }
     }
 
     /// Whether to try again; waits as long as asked, or twice as long each time from 50 ms on.
     pub(crate) async fn again(&mut self, asked: Option<Duration>) -> bool {
-        self.made += 1;
-        let wait = asked.unwrap_or(Duration::from_millis(25 << self.made.min(8)));
-        if self.made >= Self::MOST || wait > Self::LONGEST_WAIT {
-            return false;
+        let (wait, is_over) = match asked {
+            Some(wait) => {
+                // Whoever asks for no wait is not asked for ever.
+                self.asked += wait.max(Duration::from_millis(50));
+                (wait, self.asked > Self::LONGEST_WAIT)
+            }
+            None => {
+                self.made += 1;
+                (Duration::from_millis(25 << self.made.min(8)), self.made >= Self::MOST)
+            }
+        };
+        if !is_over {
+            tokio::time::sleep(wait).await;
         }
-        tokio::time::sleep(wait).await;
-        true
+        !is_over
     }
 }
 
@@ -122,7 +132,13 @@ mod tests {
             made += 1;
         }
         assert_eq!(made, Attempts::MOST);
-        assert!(!Attempts::new().again(Some(Duration::from_secs(11))).await);
-        assert!(Attempts::new().again(Some(Duration::from_secs(10))).await);
+        for (asked, expected) in [(46, 0), (45, 1), (20, 2), (1, 45), (0, 900)] {
+            let mut attempts = Attempts::new();
+            let mut made = 0;
+            while attempts.again(Some(Duration::from_secs(asked))).await {
+                made += 1;
+            }
+            assert_eq!(made, expected, "after {asked} s each");
+        }
     }
 }

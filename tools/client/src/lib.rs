@@ -11,6 +11,7 @@
 //!
 //! use keyfold_attestation_policy::trust_root::TrustRoot;
 //! use keyfold_client::deployment::Settings;
+//! use keyfold_client::device::SoftwareKeys;
 //! use keyfold_client::identity::Browser;
 //! use keyfold_client::pin::Pin;
 //! use keyfold_client::requests::{NewPasskey, user_names};
@@ -23,7 +24,8 @@
 //! // 1. Local state and this device's keys; the user-verification key under a passphrase.
 //! let store = Store::open("/home/ana/.local/share/keyfold")?;
 //! let passphrase = Passphrase::new(&ask("New passphrase")).ok_or("empty")?;
-//! let keys = Arc::new(store.create_keys(&passphrase)?); // later: load_keys, then unlock
+//! let keys = Arc::new(SoftwareKeys::generate());
+//! store.save_keys(&keys, &passphrase)?; // later: load_keys, then unlock
 //!
 //! // 2. Which deployment, by its pinned offline keys; and how people sign in.
 //! let trust_root = TrustRoot::from_json(&std::fs::read("trust-root.json")?)?;
@@ -66,6 +68,7 @@
 //! |---|---|
 //! | relying parties' JSON in and out | [`webauthn`] |
 //! | devices, history, status | [`account`]: methods of [`Client`] |
+//! | getting back in by PIN, a new PIN | [`recovery`]: methods of [`Client`] |
 //! | passkeys and sync | [`requests`]: methods of [`Client`] |
 //! | a further device, by code or QR | [`pairing`]: methods of [`Client`] |
 //! | keys in hardware | [`device::DeviceKeys`] |
@@ -83,7 +86,8 @@
 //! - PINs and passphrases leave their modules stretched only, and no secret is logged. `tracing`
 //!   events carry error texts, serials and measurements.
 //! - Nothing here retries without end, and no retry repeats an effect: a lost answer is resolved
-//!   by reading the account's state.
+//!   by reading the account's state. A PIN is tried once for each time it is asked for, as far as the
+//!   service lets anybody know.
 //!
 //! Methods need a tokio runtime with time and I/O enabled. State files are read and written where
 //! they are needed, on the calling thread: a few milliseconds with an fsync.
@@ -101,6 +105,7 @@ mod http;
 pub mod identity;
 pub mod pairing;
 pub mod pin;
+pub mod recovery;
 pub mod requests;
 pub mod store;
 mod sync;

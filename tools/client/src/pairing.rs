@@ -9,12 +9,14 @@
 //!   ApproveDevice, committed
 //!                             --- answer: account, versions, heads, statement -->
 //!                                                      checks, then lists the devices
+//!   or the person does not agree
+//!                             --- answer: declined -->
 //! ```
 //!
 //! Both messages are sealed under keys derived from the secret, one key for each direction; the
-//! answer is bound to the very offer it answers. The host relays them: it can lose them, not read,
-//! forge, swap, reflect or replay them. The new device compares the account with the one it signed
-//! in to itself, so nobody can talk it into somebody else's account, and the statement's serial with
+//! answer is bound to the very offer it answers, and as long whatever it says. The host relays them:
+//! it can lose them, not read, forge, swap, reflect or replay them. The new device compares the
+//! account with the one it signed in to itself, so nobody can talk it into somebody else's account, and the statement's serial with
 //! the one it was served, so the host cannot show it an older deployment than its sibling's.
 
 mod client;
@@ -49,8 +51,14 @@ pub enum PairingError {
     #[error("the pairing code has a typing error; check it and type it again")]
     Mistyped,
     /// Nobody came within ten minutes.
-    #[error("the other device did not answer within ten minutes; start again with a new code")]
+    #[error(
+        "the other device did not answer within ten minutes: see that both are signed in as the same \
+         person, then start again with a new code"
+    )]
     TimedOut,
+    /// The trusted device did not approve the new one.
+    #[error("the other device did not approve this one; if it should, start again with a new code")]
+    Declined,
     /// What came was not made by a holder of the secret, for this pairing.
     #[error(
         "the message of the other device is forged or was made for another pairing; do not \
@@ -176,9 +184,16 @@ impl Keys {
         crypto::seal(&self.answer, ANSWER, &self.answer_aad(offer), &padded(answer))
     }
 
+    /// The answer of a device whose person did not agree; nobody else can tell it from another.
+    pub(crate) fn seal_decline(&self, offer: &[u8]) -> Vec<u8> {
+        crypto::seal(&self.answer, DECLINE, &self.answer_aad(offer), &[0; PLAINTEXT])
+    }
+
     pub(crate) fn open_answer(&self, sealed: &[u8], offer: &[u8]) -> Result<Answer, PairingError> {
-        let plaintext = crypto::open(&self.answer, ANSWER, &self.answer_aad(offer), sealed);
-        let plaintext = plaintext.ok_or(PairingError::Forged)?;
+        let open = |label| crypto::open(&self.answer, label, &self.answer_aad(offer), sealed);
+        let Some(plaintext) = open(ANSWER) else {
+            return Err(open(DECLINE).map_or(PairingError::Forged, |_| PairingError::Declined));
+        };
         wire::decode_padded(&plaintext).map_err(|_| PairingError::Forged)
     }
 
@@ -193,6 +208,7 @@ impl Keys {
 
 const OFFER: &[u8] = b"keyfold/pairing/offer/1";
 const ANSWER: &[u8] = b"keyfold/pairing/answer/1";
+const DECLINE: &[u8] = b"keyfold/pairing/decline/1";
 
 fn padded<T: Serialize>(message: &T) -> Vec<u8> {
     let mut plaintext = vec![0; PLAINTEXT];

@@ -41,15 +41,25 @@ pub enum PinError {
 pub struct Pin(Zeroizing<String>);
 
 impl Pin {
-    /// Takes what a person typed. Letters, digits and any other characters count.
+    /// Takes what a person typed as a new PIN. Letters, digits and any other characters count.
     ///
     /// # Errors
     /// [`PinError`] says what to choose instead.
     pub fn new(typed: &str) -> Result<Self, PinError> {
+        let pin = Self::existing(typed)?;
+        if is_common(&pin.0) { Err(PinError::Common) } else { Ok(pin) }
+    }
+
+    /// Takes what a person typed as the PIN they have. It may have been set when fewer were known to
+    /// be common.
+    ///
+    /// # Errors
+    /// [`PinError::TooShort`] and [`PinError::TooLong`]: no PIN ever had that length, and a try of it
+    /// would be lost.
+    pub fn existing(typed: &str) -> Result<Self, PinError> {
         let pin: Zeroizing<String> = Zeroizing::new(nfc(typed));
         match pin.chars().count() {
             ..PIN_MIN => Err(PinError::TooShort),
-            PIN_MIN..=PIN_MAX if is_common(&pin) => Err(PinError::Common),
             PIN_MIN..=PIN_MAX => Ok(Self(pin)),
             _ => Err(PinError::TooLong),
         }
@@ -63,6 +73,14 @@ impl Pin {
         let stretched = StretchedPin(*key);
         key.zeroize();
         stretched
+    }
+}
+
+impl Pin {
+    /// Stretches the PIN without holding up anybody else.
+    pub(crate) async fn stretched(self, account: AccountId) -> Result<StretchedPin, PinError> {
+        let stretch = tokio::task::spawn_blocking(move || self.stretch(&account));
+        stretch.await.map_err(|_| PinError::NotStretched)
     }
 }
 
@@ -120,10 +138,14 @@ mod tests {
         ];
         for (typed, expected) in cases {
             assert_eq!(Pin::new(typed).err(), expected, "{typed:?}");
+            assert_eq!(Pin::existing(typed).err(), expected, "{typed:?}");
         }
         let long: String = "q7".repeat(31) + "xz";
         assert_eq!(Pin::new(&long).err(), None);
-        assert_eq!(Pin::new(&(long + "1")).err(), Some(PinError::TooLong));
+        assert_eq!(Pin::existing(&long).err(), None);
+        let long = long + "1";
+        assert_eq!(Pin::new(&long).err(), Some(PinError::TooLong));
+        assert_eq!(Pin::existing(&long).err(), Some(PinError::TooLong));
     }
 
     #[test]
@@ -156,6 +178,9 @@ mod tests {
         ];
         for pin in common {
             assert_eq!(Pin::new(pin).err(), Some(PinError::Common), "{pin}");
+        }
+        for pin in common {
+            assert_eq!(Pin::existing(pin).err(), None, "{pin} may be somebody's all the same");
         }
         for pin in ["593021", "1234568", "123457", "correct horse", "11111112", "ñandú9"] {
             assert_eq!(Pin::new(pin).err(), None, "{pin}");

@@ -7,7 +7,7 @@ use keyfold_protocol::client::{
     Action, Assert, Asserted, Class, CreatePasskey, Created, DeletePasskey, KeyKind, PrfInputs,
     PutDone, Refusal, Request, Success, UpdatePasskey, UserNames,
 };
-use keyfold_protocol::ids::{ChainPoint, CredentialId, RpId, UserHandle};
+use keyfold_protocol::ids::{Account, ChainPoint, CredentialId, RpId, UserHandle};
 use keyfold_protocol::limits;
 use keyfold_protocol::transcript::Chain;
 
@@ -17,7 +17,7 @@ use crate::crypto::sha256;
 use crate::error::{Error, Fork};
 use crate::http::Attempts;
 use crate::store::{AccountState, Passkey};
-use crate::sync::Fold;
+use crate::sync::{Fold, Folded};
 
 /// What a relying party asks for when it registers a passkey. The caller has checked the rp id
 /// against the origin, and the exclude list against [`Client::passkeys`].
@@ -75,22 +75,33 @@ impl Client {
 
     pub(crate) async fn catch_up(&self) -> Result<(), Error> {
         let known = self.registered()?;
-        let mut fold = Fold::new(&known);
+        let folded = self.fold(known.account(), Fold::new(&known)).await?;
+        self.update(known.account(), |state| folded.apply(state)).map(drop)
+    }
+
+    /// Checks that the vault's chain leads from `point`, which the ledger anchors, to where this device
+    /// stands: else it was kept on a fork.
+    pub(crate) async fn check_passed(
+        &self, point: ChainPoint, known: &AccountState,
+    ) -> Result<(), Error> {
+        self.fold(known.account(), Fold::between(point, known)).await.map(drop)
+    }
+
+    /// Pages, up to the vault's sealed head.
+    async fn fold(&self, account: Account, mut fold: Fold) -> Result<Folded, Error> {
         loop {
             let from = fold.cursor();
             let request = Request::Sync(from);
             let class = Class::Sync(from.version);
             let ask = Ask { request: &request, class, key: KeyKind::Presence };
-            let reply = self.deliver(known.account(), &ask).await?;
+            let reply = self.deliver(account, &ask).await?;
             let Ok(Success::Synced(page)) = reply.outcome()? else {
                 return Err(Error::Unexpected("a sync request with something else"));
             };
             if fold.page(&page)? {
-                break;
+                return fold.finish();
             }
         }
-        let folded = fold.finish()?;
-        self.update(|state| folded.apply(state)).map(drop)
     }
 
     /// Makes a passkey at a relying party, replacing an earlier one of the same user there.
@@ -238,17 +249,17 @@ impl Client {
     }
 
     /// Sends a change of the vault, after a sync wherever another device was faster. Returns the
-    /// point it was signed for.
+    /// account and the point it was signed for.
     async fn put(
         &self, request: impl Fn(&AccountState) -> Result<(Request, Class), Error>, key: KeyKind,
-    ) -> Result<(ChainPoint, Reply), Error> {
+    ) -> Result<(Signed, Reply), Error> {
         let mut attempts = Attempts::new();
         loop {
             let known = self.registered()?;
             let (request, class) = request(&known)?;
             let ask = Ask { request: &request, class, key };
             match self.deliver(known.account(), &ask).await {
-                Ok(reply) => return Ok((known.vault, reply)),
+                Ok(reply) => return Ok(((known.account(), known.vault), reply)),
                 Err(error) if sync_first(&error) => self.catch_up().await?,
                 Err(error) if guard_moved(&error) => drop(self.read_status(known).await?),
                 Err(error) => return Err(error),
@@ -261,7 +272,7 @@ impl Client {
 
     /// Keeps what a put did, if it is what was signed.
     fn apply(
-        &self, base: ChainPoint, done: &PutDone, action: Action,
+        &self, (account, base): Signed, done: &PutDone, action: Action,
         change: impl FnOnce(&mut Vec<Passkey>),
     ) -> Result<(), Error> {
         let next = Chain::Vault.next(sha256, &base, &done.event);
@@ -271,8 +282,11 @@ impl Client {
         if done.event.action != action {
             return Err(Error::Unexpected("a change with another one"));
         }
-        self.update(|state| {
+        self.update(account, |state| {
             let (known, came) = (state.vault, done.vault);
+            if came.version == state.anchor.version && came != state.anchor {
+                return Err(Fork::VaultForked { known: state.anchor, came }.into());
+            }
             if known == base {
                 state.vault = came;
                 change(&mut state.passkeys);
@@ -285,6 +299,9 @@ impl Client {
         })
     }
 }
+
+/// Of which account a put was signed, and for which point of its vault.
+type Signed = (Account, ChainPoint);
 
 fn put_done(reply: &Reply) -> Result<PutDone, Error> {
     match reply.outcome()? {

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 pub use keys::Passphrase;
-pub use state::{AccountState, Passkey, State};
+pub use state::{AccountState, Ended, Passkey, State};
 
 use crate::device::KeyError;
 

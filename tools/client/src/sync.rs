@@ -19,7 +19,8 @@ use crate::store::{AccountState, Passkey};
 pub(crate) struct Fold {
     /// Every point passed, the start first.
     points: Vec<ChainPoint>,
-    floor: Option<ChainPoint>,
+    /// Points that the chain is known to pass through.
+    floors: Vec<ChainPoint>,
     head: Option<ChainPoint>,
     slots: BTreeMap<SlotId, Slot>,
 }
@@ -38,10 +39,16 @@ impl Fold {
         let live = |passkey: &Passkey| (passkey.slot, Slot::Live(Box::new(passkey.clone())));
         Self {
             points: vec![state.vault],
-            floor: state.vault_floor,
+            floors: state.vault_floor.into_iter().chain([state.anchor]).collect(),
             head: None,
             slots: state.passkeys.iter().map(live).collect(),
         }
+    }
+
+    /// Starts at another point of the same chain, to see whether it leads to what this device knows.
+    pub(crate) fn between(from: ChainPoint, state: &AccountState) -> Self {
+        let (points, floors) = (vec![from], vec![state.vault]);
+        Self { points, floors, head: None, slots: BTreeMap::new() }
     }
 
     /// Where the next page starts.
@@ -116,7 +123,7 @@ impl Fold {
             }
         }
         let folded = Folded { points: self.points, passkeys };
-        self.floor.map_or(Ok(()), |floor| folded.passed(floor))?;
+        self.floors.iter().try_for_each(|floor| folded.passed(*floor))?;
         Ok(folded)
     }
 }
@@ -155,6 +162,10 @@ impl Folded {
         }
         self.passed(state.vault)?;
         state.vault_floor.map_or(Ok(()), |floor| self.passed(floor))?;
+        // Another process may have heard of a later one; the next sync must pass through that.
+        if state.anchor.version <= head.version {
+            self.passed(state.anchor)?;
+        }
         let changed = state.vault != head;
         state.vault_floor = None;
         state.vault = head;

@@ -18,6 +18,10 @@ pub struct Endpoints {
     pub oidc: OidcEndpoint,
     /// The instance metadata service.
     pub imds: ImdsEndpoint,
+    /// AMD's key distribution service.
+    pub kds: Endpoint,
+    /// The directory that workload identities ask.
+    pub aad: AadEndpoint,
     /// The attestation service.
     pub maa: Endpoint,
     /// The Managed HSM.
@@ -53,6 +57,19 @@ pub struct ImdsEndpoint {
     pub url: String,
     /// Client id of the managed identity, which may be named in token requests.
     pub client_id: String,
+}
+
+/// The directory's token endpoint, and the identity that the workload has there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AadEndpoint {
+    /// What stands for `https://login.microsoftonline.com`: `AZURE_AUTHORITY_HOST`.
+    pub url: String,
+    /// AZURE_TENANT_ID.
+    pub tenant: String,
+    /// AZURE_CLIENT_ID.
+    pub client_id: String,
+    /// AZURE_FEDERATED_TOKEN_FILE; written again before its token expires.
+    pub token_file: PathBuf,
 }
 
 /// The Managed HSM.

@@ -2,6 +2,7 @@
 
 use crate::chip::Chip;
 use crate::clock;
+use crate::fail::{Failures, Firmware, Mode, Service};
 use crate::oidc::{ACCESS_TOKEN_SECONDS, Oidc, Principal};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -21,6 +22,7 @@ pub(crate) const CLIENT_ID: &str = "6b657966-6f6c-4064-8064-636c69656e74";
 pub(crate) struct Imds {
     pub(crate) oidc: Arc<Oidc>,
     pub(crate) chip: Arc<Chip>,
+    pub(crate) failures: Arc<Failures>,
 }
 
 /// The service's routes.
@@ -86,9 +88,18 @@ async fn token(State(imds): State<Imds>, Query(query): Query<TokenQuery>) -> Res
 }
 
 async fn certification(State(imds): State<Imds>) -> Json<Value> {
+    let stale = imds.failures.take_some(Service::Imds, |mode| match mode {
+        Mode::StaleTcb(firmware) => Some(*firmware),
+        _ => None,
+    });
+    let vcek = match stale {
+        None => &imds.chip.current,
+        Some(Firmware::Older) => &imds.chip.older,
+        Some(Firmware::Newer) => &imds.chip.newer,
+    };
     Json(json!({
-        "vcekCert": imds.chip.vcek_pem,
-        "tcbm": imds.chip.tcbm,
+        "vcekCert": vcek.pem,
+        "tcbm": vcek.tcb.tcbm(),
         "cacheControl": "86400",
         "certificateChain": imds.chip.chain_pem,
     }))

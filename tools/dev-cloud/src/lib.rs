@@ -1,7 +1,7 @@
 //! Keyfold's dev cloud: the outside world on loopback, for development and tests.
 //!
-//! It plays an OpenID issuer, the instance metadata service, the attestation service, a Managed HSM and a
-//! CCF ledger, each in its own wire format and checking what the real one checks, and it makes a
+//! It plays an OpenID issuer, the instance metadata service, AMD's key distribution service, the directory of
+//! workload identities, the attestation service, a Managed HSM and a CCF ledger, each in its own wire format and checking what the real one checks, and it makes a
 //! simulated SEV-SNP chip. **It protects nothing**: its keys lie in a directory, anyone may sign in as anyone.
 //!
 //! State lives in one directory and survives kill -9: what was answered is there after a restart,
@@ -17,6 +17,7 @@
 //! # Ok(()) }
 //! ```
 
+mod aad;
 mod chip;
 mod clock;
 mod control;
@@ -26,6 +27,7 @@ mod fail;
 mod hsm;
 mod http;
 mod imds;
+mod kds;
 mod keyring;
 mod ledger;
 mod maa;
@@ -38,23 +40,24 @@ mod strict_json;
 mod x509;
 
 pub use endpoints::{
-    ChipFiles, Endpoint, Endpoints, FILE as ENDPOINTS_FILE, HsmEndpoint, ImdsEndpoint,
+    AadEndpoint, ChipFiles, Endpoint, Endpoints, FILE as ENDPOINTS_FILE, HsmEndpoint, ImdsEndpoint,
     LedgerEndpoint, OidcEndpoint,
 };
-pub use fail::{Failure, Mode, Service};
+pub use fail::{Failure, Firmware, Foreign, Mode, Service};
 pub use oidc::{ADMIN_CLIENT, ForgedSignature, SIGN_IN_GRANT, SignIn};
 
+use aad::Aad;
 use anyhow::{Context, Result, anyhow, bail};
 use chip::Chip;
 use fail::Failures;
-use hsm::Hsm;
+use hsm::{Hsm, Place};
 use imds::Imds;
 use keyring::{Keyring, KidStyle};
 use ledger::Ledger;
 use maa::Maa;
 use oidc::Oidc;
 use rsa_keys::RsaKeys;
-use server::Servers;
+use server::{Servers, Switches};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -67,6 +70,9 @@ pub const WARNING: &str = "This is Keyfold's dev cloud. It protects nothing: its
 
 /// The name the HSM's certificate is for.
 const HSM_HOST_NAME: &str = "keyfold-dev.managedhsm.azure.net";
+
+/// The file of the workload's assertion.
+const FEDERATED_TOKEN: &str = "federated-token";
 
 /// How to run a dev cloud.
 #[derive(Debug, Clone)]
@@ -86,16 +92,22 @@ pub struct Config {
     /// For tests: a directory of RSA keys that a new `dir` takes instead of making its own, which takes
     /// seconds. What is missing there is made and put there. Certificates and the chip stay `dir`'s own.
     pub key_cache: Option<PathBuf>,
+    /// Failure switches that are on from the beginning.
+    pub failures: Vec<Failure>,
 }
 
 /// One loopback port per service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Ports {
     /// OpenID issuer.
     pub oidc: u16,
     /// Instance metadata service.
     pub imds: u16,
+    /// AMD's key distribution service.
+    pub kds: u16,
+    /// The directory of workload identities.
+    pub aad: u16,
     /// Attestation service.
     pub maa: u16,
     /// Managed HSM.
@@ -117,6 +129,7 @@ impl Config {
             receipt_latency: Duration::from_millis(2),
             ledger_issuer: "keyfold-dev-ledger".to_owned(),
             key_cache: None,
+            failures: Vec::new(),
         }
     }
 }
@@ -135,6 +148,7 @@ pub(crate) struct Inner {
     failures: Arc<Failures>,
     oidc: Arc<Oidc>,
     imds: Imds,
+    aad: Arc<Aad>,
     maa: Arc<Maa>,
     hsm: Arc<Hsm>,
     ledger: Arc<Ledger>,
@@ -158,6 +172,10 @@ impl DevCloud {
         };
         let mut servers = Servers::new();
         listeners.serve(&mut servers, &inner, config.receipt_latency);
+        for failure in config.failures {
+            failure.check().map_err(anyhow::Error::msg)?;
+            inner.fail(failure).await?;
+        }
         inner.write_endpoints()?;
         tracing::warn!("{WARNING}");
         Ok(Self { inner, servers, _lock: lock })
@@ -176,12 +194,12 @@ impl DevCloud {
         self.inner.oidc.sign_in(request).map_err(|error| anyhow!(error.1))
     }
 
-    /// Turns a failure switch on; [`Mode::Identity`] happens before this returns.
+    /// Turns a failure switch on; [`Mode::Identity`] has happened, and [`Mode::SlowStart`] begun, when this returns.
     ///
     /// # Errors
     /// The service has no such mode.
     pub async fn fail(&self, failure: Failure) -> Result<()> {
-        server::fits(&failure).map_err(anyhow::Error::msg)?;
+        failure.check().map_err(anyhow::Error::msg)?;
         self.inner.fail(failure).await
     }
 
@@ -215,7 +233,6 @@ impl Drop for DevCloud {
 
 impl Inner {
     fn open(config: &Config, ports: Ports) -> Result<Self> {
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
         let dir = std::path::absolute(&config.dir)?;
         let rsa = RsaKeys { cache: config.key_cache.clone() };
         let chip = Arc::new(Chip::open(&dir.join("chip"), &rsa)?);
@@ -223,42 +240,26 @@ impl Inner {
         let keys = Keyring::open(&dir, "oidc", rsa.clone(), &issuer, KidStyle::UrlSafe)?;
         let clients = config.clients.clone();
         let oidc = Arc::new(Oidc::new(issuer, keys, clients, config.id_token_lifetime));
-        let maa_url = url(ports.maa);
-        let maa = Maa {
-            keys: Keyring::open(&dir, "maa", rsa.clone(), &maa_url, KidStyle::Standard)?,
-            url: maa_url,
-            roots: vec![chip.root],
+        let failures: Arc<Failures> = Arc::default();
+        let aad = Aad { oidc: oidc.clone(), token_file: dir.join(FEDERATED_TOKEN) };
+        aad.write_assertion()?;
+        let maa =
+            Maa::open(&dir, &rsa, url(ports.maa), &chip.root, oidc.clone(), failures.clone())?;
+        let place = Place {
+            url: url(ports.hsm),
+            host_name: HSM_HOST_NAME,
+            oidc: oidc.clone(),
+            authorization: format!("{}/{}", url(ports.aad), oidc::TENANT),
         };
-        let hsm = Hsm::open(&dir.join("hsm"), &rsa, url(ports.hsm), HSM_HOST_NAME, oidc.clone())?;
+        let hsm = Hsm::open(&dir.join("hsm"), &rsa, place, failures.clone())?;
         let ledger =
             Ledger::open(&dir.join("ledger"), &config.ledger_issuer, config.receipt_latency)?;
-        let endpoints = Endpoints {
-            warning: WARNING.to_owned(),
-            pid: std::process::id(),
-            oidc: OidcEndpoint { issuer: url(ports.oidc), clients: config.clients.clone() },
-            imds: ImdsEndpoint { url: url(ports.imds), client_id: imds::CLIENT_ID.to_owned() },
-            maa: Endpoint { url: url(ports.maa) },
-            hsm: HsmEndpoint {
-                url: url(ports.hsm),
-                host_name: HSM_HOST_NAME.to_owned(),
-                root_certificate: hsm::root_path(&dir.join("hsm")),
-                resource: oidc::HSM_RESOURCE.to_owned(),
-                admin_client_id: ADMIN_CLIENT.to_owned(),
-            },
-            ledger: LedgerEndpoint {
-                url: url(ports.ledger),
-                issuer: config.ledger_issuer.clone(),
-                subject: ledger::SUBJECT.to_owned(),
-                service_key_pem: String::new(),
-                service_key_hex: String::new(),
-            },
-            chip: ChipFiles { dir: dir.join("chip"), ark_sha256: hex::encode(chip.root) },
-            control: Endpoint { url: url(ports.control) },
-        };
+        let endpoints = describe(config, ports, &dir, &chip.root);
         Ok(Self {
             dir,
-            failures: Arc::default(),
-            imds: Imds { oidc: oidc.clone(), chip },
+            imds: Imds { oidc: oidc.clone(), chip, failures: failures.clone() },
+            failures,
+            aad: Arc::new(aad),
             oidc,
             maa: Arc::new(maa),
             hsm: Arc::new(hsm),
@@ -276,7 +277,13 @@ impl Inner {
             self.ledger.new_identity().await.map_err(|_| anyhow!("the ledger is closed"))?;
             return self.write_endpoints();
         }
+        let Failure { service, delay_ms, .. } = failure;
+        let refuses = failure.mode == Mode::SlowStart;
         self.failures.add(failure);
+        if refuses {
+            let refusing = self.failures.refuses(service);
+            let _ = tokio::time::timeout(Duration::from_millis(delay_ms), refusing).await;
+        }
         Ok(())
     }
 
@@ -300,9 +307,49 @@ impl Inner {
     }
 }
 
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+/// Where everything is; the ledger's key is filled in whenever it changes.
+fn describe(config: &Config, ports: Ports, dir: &Path, ark_sha256: &str) -> Endpoints {
+    Endpoints {
+        warning: WARNING.to_owned(),
+        pid: std::process::id(),
+        oidc: OidcEndpoint { issuer: url(ports.oidc), clients: config.clients.clone() },
+        imds: ImdsEndpoint { url: url(ports.imds), client_id: imds::CLIENT_ID.to_owned() },
+        kds: Endpoint { url: url(ports.kds) },
+        aad: AadEndpoint {
+            url: url(ports.aad),
+            tenant: oidc::TENANT.to_owned(),
+            client_id: imds::CLIENT_ID.to_owned(),
+            token_file: dir.join(FEDERATED_TOKEN),
+        },
+        maa: Endpoint { url: url(ports.maa) },
+        hsm: HsmEndpoint {
+            url: url(ports.hsm),
+            host_name: HSM_HOST_NAME.to_owned(),
+            root_certificate: hsm::root_path(&dir.join("hsm")),
+            resource: oidc::HSM_RESOURCE.to_owned(),
+            admin_client_id: ADMIN_CLIENT.to_owned(),
+        },
+        ledger: LedgerEndpoint {
+            url: url(ports.ledger),
+            issuer: config.ledger_issuer.clone(),
+            subject: ledger::SUBJECT.to_owned(),
+            service_key_pem: String::new(),
+            service_key_hex: String::new(),
+        },
+        chip: ChipFiles { dir: dir.join("chip"), ark_sha256: ark_sha256.to_owned() },
+        control: Endpoint { url: url(ports.control) },
+    }
+}
+
 struct Listeners {
     oidc: TcpListener,
     imds: TcpListener,
+    kds: TcpListener,
+    aad: TcpListener,
     maa: TcpListener,
     hsm: TcpListener,
     ledger: TcpListener,
@@ -318,15 +365,19 @@ impl Listeners {
                 .with_context(|| format!("{} does not fit: remove it", path.display()))?,
             None => Ports::default(),
         };
-        let choose = |wanted: u16, last: u16| if wanted == 0 { last } else { wanted };
         let wanted = &config.ports;
+        let bind = async |wanted: u16, last: u16, service: &str| {
+            server::bind(if wanted == 0 { last } else { wanted }, service).await
+        };
         let listeners = Self {
-            oidc: server::bind(choose(wanted.oidc, last.oidc), "oidc").await?,
-            imds: server::bind(choose(wanted.imds, last.imds), "imds").await?,
-            maa: server::bind(choose(wanted.maa, last.maa), "maa").await?,
-            hsm: server::bind(choose(wanted.hsm, last.hsm), "hsm").await?,
-            ledger: server::bind(choose(wanted.ledger, last.ledger), "ledger").await?,
-            control: server::bind(choose(wanted.control, last.control), "control").await?,
+            oidc: bind(wanted.oidc, last.oidc, "oidc").await?,
+            imds: bind(wanted.imds, last.imds, "imds").await?,
+            kds: bind(wanted.kds, last.kds, "kds").await?,
+            aad: bind(wanted.aad, last.aad, "aad").await?,
+            maa: bind(wanted.maa, last.maa, "maa").await?,
+            hsm: bind(wanted.hsm, last.hsm, "hsm").await?,
+            ledger: bind(wanted.ledger, last.ledger, "ledger").await?,
+            control: bind(wanted.control, last.control, "control").await?,
         };
         store::write(&path, &serde_json::to_vec_pretty(&listeners.ports()?)?)?;
         Ok(listeners)
@@ -337,6 +388,8 @@ impl Listeners {
         Ok(Ports {
             oidc: port(&self.oidc)?,
             imds: port(&self.imds)?,
+            kds: port(&self.kds)?,
+            aad: port(&self.aad)?,
             maa: port(&self.maa)?,
             hsm: port(&self.hsm)?,
             ledger: port(&self.ledger)?,
@@ -346,14 +399,22 @@ impl Listeners {
 
     fn serve(self, servers: &mut Servers, inner: &Arc<Inner>, latency: Duration) {
         let failures = &inner.failures;
-        let switches = |service| Some((service, failures.clone()));
         let app = ledger::App { ledger: inner.ledger.clone(), failures: failures.clone(), latency };
-        servers.serve(self.oidc, oidc::router(inner.oidc.clone()), switches(Service::Oidc));
-        servers.serve(self.imds, imds::router(inner.imds.clone()), switches(Service::Imds));
-        servers.serve(self.maa, maa::router(inner.maa.clone()), switches(Service::Maa));
-        servers.serve(self.hsm, hsm::router(inner.hsm.clone()), switches(Service::Hsm));
-        servers.serve(self.ledger, ledger::router(app), switches(Service::Ledger));
+        for (service, listener, router) in [
+            (Service::Oidc, self.oidc, oidc::router(inner.oidc.clone())),
+            (Service::Imds, self.imds, imds::router(inner.imds.clone())),
+            (Service::Kds, self.kds, kds::router(inner.imds.chip.clone())),
+            (Service::Aad, self.aad, aad::router(inner.aad.clone())),
+            (Service::Maa, self.maa, maa::router(inner.maa.clone())),
+            (Service::Hsm, self.hsm, hsm::router(inner.hsm.clone())),
+            (Service::Ledger, self.ledger, ledger::router(app)),
+        ] {
+            let challenge = (service == Service::Hsm).then(|| inner.hsm.challenge());
+            let switches = Switches { service, failures: failures.clone(), challenge };
+            servers.serve(listener, router, Some(switches));
+        }
         servers.serve(self.control, control::router(inner.clone()), None);
+        servers.beside(inner.aad.clone().keep_writing());
     }
 }
 

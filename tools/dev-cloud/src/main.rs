@@ -2,14 +2,17 @@
 
 use anyhow::Result;
 use clap::Parser;
-use keyfold_dev_cloud::{Config, DevCloud, Ports, WARNING};
+use keyfold_dev_cloud::{Config, DevCloud, Failure, Ports, WARNING};
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Plays the outside world for Keyfold on this machine's loopback: an OpenID issuer, instance metadata, the
-/// attestation service, a Managed HSM, a CCF ledger and a simulated SEV-SNP chip.
+/// Plays the outside world for Keyfold on this machine's loopback: an OpenID issuer, instance metadata, AMD's key
+/// distribution, workload identities, the attestation service, a Managed HSM, a CCF ledger and a simulated SEV-SNP
+/// chip.
 ///
 /// It protects nothing: its keys lie in a directory and anyone may sign in as anyone.
 #[derive(Parser)]
@@ -24,6 +27,12 @@ struct Arguments {
     /// Port of the instance metadata service
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     imds_port: u16,
+    /// Port of AMD's key distribution service
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    kds_port: u16,
+    /// Port of the directory of workload identities
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    aad_port: u16,
     /// Port of the attestation service
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     maa_port: u16,
@@ -45,6 +54,9 @@ struct Arguments {
     /// Take RSA keys from this directory, and put missing ones there: spares tests the seconds they take.
     #[arg(long)]
     key_cache: Option<PathBuf>,
+    /// A failure switch, in JSON as below, that is on from the beginning; may be repeated.
+    #[arg(long = "fail", value_name = "JSON", value_parser = failure)]
+    failures: Vec<Failure>,
     /// Print the endpoints as one line of JSON when ready, instead of a table.
     #[arg(long)]
     json: bool,
@@ -60,16 +72,31 @@ Make something fail, see what is failing, mend it:
   curl $CONTROL/dev/fail -d '{"service":"ledger","mode":"drop_reply","times":1}'
   curl $CONTROL/dev/fail
   curl -X DELETE $CONTROL/dev/fail
-Services: oidc imds maa hsm ledger.
-Modes: a status (400 to 599), slow (with "delay_ms"), hang, down, drop_reply; and for the ledger
-withhold_receipt and identity (a new service key). "times" absent: until mended. "path": only where it begins so.
+Services: oidc imds kds aad maa hsm ledger. "times" absent: until mended.
+Modes of every service: a status (400 to 599), slow (with "delay_ms"), hang, down, drop_reply; of these, with "path",
+only where it begins so. slow_start: connections are refused for "delay_ms".
+  ledger  withhold_receipt, identity (a new service key)
+  maa     clock_offset (with "offset_s"), kid_missing, two_certificates, unsecured_token
+  hsm     truncated_ciphertext, rewrapped_ciphertext, wrong_oaep_hash, stale_policy,
+          foreign_certificate (with "certificate": "root" or "name")
+  imds    stale_tcb (with "firmware": "older" or "newer")
+The README says what each imitates.
 
 New signing key:  curl $CONTROL/dev/rotate -d '{"service":"oidc"}'
 "#;
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keyfold-dev-cloud: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
@@ -81,9 +108,9 @@ async fn main() -> Result<()> {
     let json = arguments.json;
     let cloud = DevCloud::start(arguments.config()).await?;
     if json {
-        println!("{}", serde_json::to_string(&cloud.endpoints())?);
+        say(&serde_json::to_string(&cloud.endpoints())?);
     } else {
-        print_table(&cloud);
+        say(&table(&cloud));
     }
     tokio::select! {
         _ = terminate.recv() => {}
@@ -99,6 +126,8 @@ impl Arguments {
             ports: Ports {
                 oidc: self.oidc_port,
                 imds: self.imds_port,
+                kds: self.kds_port,
+                aad: self.aad_port,
                 maa: self.maa_port,
                 hsm: self.hsm_port,
                 ledger: self.ledger_port,
@@ -107,24 +136,37 @@ impl Arguments {
             clients: self.clients,
             receipt_latency: Duration::from_millis(self.receipt_latency_ms),
             key_cache: self.key_cache,
+            failures: self.failures,
             ..Config::new(self.dir)
         }
     }
 }
 
-fn print_table(cloud: &DevCloud) {
+fn failure(json: &str) -> Result<Failure, serde_json::Error> {
+    serde_json::from_str(json)
+}
+
+/// Nobody may be reading any more; that ends no cloud.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn table(cloud: &DevCloud) -> String {
     let endpoints = cloud.endpoints();
-    println!("{WARNING}\n");
+    let mut lines = vec![WARNING.to_owned(), String::new()];
     for (name, url) in [
         ("OpenID issuer", &endpoints.oidc.issuer),
         ("instance metadata", &endpoints.imds.url),
+        ("AMD key distribution", &endpoints.kds.url),
+        ("workload identities", &endpoints.aad.url),
         ("attestation", &endpoints.maa.url),
         ("Managed HSM", &endpoints.hsm.url),
         ("ledger", &endpoints.ledger.url),
         ("failure switches", &endpoints.control.url),
     ] {
-        println!("{name:<20} {url}");
+        lines.push(format!("{name:<20} {url}"));
     }
-    println!("{:<20} {}", "simulated chip", endpoints.chip.dir.display());
-    println!("\nReady. Stop with ctrl-c.");
+    lines.push(format!("{:<20} {}", "simulated chip", endpoints.chip.dir.display()));
+    lines.extend([String::new(), "Ready. Stop with ctrl-c.".to_owned()]);
+    lines.join("\n")
 }

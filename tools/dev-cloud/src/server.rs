@@ -1,12 +1,12 @@
 //! One loopback listener per service: connections, failure switches, graceful stop.
 
-use crate::fail::{Failure, Failures, Mode, Service};
+use crate::fail::{Failures, Mode, Service};
 use crate::http::ApiError;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -14,14 +14,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::io;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
+
+/// Azure's services tell it in every answer, and ask for it in every complaint.
+const X_MS_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 
 /// How long running requests may take to end when the dev cloud stops, and a port to become free.
 const GRACE: Duration = Duration::from_secs(2);
@@ -35,13 +39,23 @@ pub(crate) async fn bind(port: u16, service: &str) -> Result<TcpListener> {
             Err(error) if error.kind() != ErrorKind::AddrInUse || Instant::now() > deadline => {
                 return Err(error).with_context(|| {
                     format!(
-                        "port {port}, wanted for {service}, is taken: stop what uses it, or choose another"
+                        "port {port} cannot be had for {service}: stop what uses it, or choose another \
+                         with --{service}-port"
                     )
                 });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+/// A service's failure switches.
+#[derive(Clone)]
+pub(crate) struct Switches {
+    pub(crate) service: Service,
+    pub(crate) failures: Arc<Failures>,
+    /// WWW-Authenticate of its 401, if it has one.
+    pub(crate) challenge: Option<HeaderValue>,
 }
 
 /// Every listener's tasks, and the signal that ends them.
@@ -57,35 +71,28 @@ impl Servers {
 
     /// Serves `router`; with failure switches if it is a service that has them.
     pub(crate) fn serve(
-        &mut self, listener: TcpListener, router: Router,
-        switches: Option<(Service, Arc<Failures>)>,
+        &mut self, listener: TcpListener, router: Router, switches: Option<Switches>,
     ) {
-        let router = match switches {
-            Some(state) => router.layer(from_fn_with_state(state, act_out)),
+        let router = match &switches {
+            Some(switches) => router.layer(from_fn_with_state(switches.clone(), answer)),
             None => router,
         };
+        let stop = self.stop.subscribe();
+        self.tasks.spawn(async move {
+            if let Err(error) = serve(listener, router, switches, stop).await {
+                tracing::error!("a service ended: {error}");
+            }
+        });
+    }
+
+    /// Does something of its own beside the services, until the dev cloud stops.
+    pub(crate) fn beside(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let mut stop = self.stop.subscribe();
         self.tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    () = stopped(&mut stop) => break,
-                    Some(_) = connections.join_next() => {}
-                    accepted = listener.accept() => match accepted {
-                        Ok((stream, _)) => {
-                            connections.spawn(connection(stream, router.clone(), stop.clone()));
-                        }
-                        Err(error) => {
-                            tracing::warn!("accept: {error}");
-                            tokio::time::sleep(Duration::from_millis(50)).await;
-                        }
-                    },
-                }
+            tokio::select! {
+                () = stopped(&mut stop) => {}
+                () = task => {}
             }
-            drop(listener);
-            let ended = async { while connections.join_next().await.is_some() {} };
-            // What hangs on purpose never ends: it is cut off with the set.
-            let _ = tokio::time::timeout(GRACE, ended).await;
         });
     }
 
@@ -94,6 +101,73 @@ impl Servers {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+async fn serve(
+    mut listener: TcpListener, router: Router, switches: Option<Switches>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    let mut changes = switches.as_ref().map(|switches| switches.failures.changes());
+    while !*stop.borrow() {
+        if let (Some(switches), Some(changes)) = (&switches, &mut changes)
+            && switches.failures.starts_at(switches.service).is_some()
+        {
+            // What is not up has no connections either.
+            connections.shutdown().await;
+            listener = start_slowly(listener, switches, changes, &mut stop).await?;
+        }
+        tokio::select! {
+            () = stopped(&mut stop) => {}
+            () = changed(&mut changes) => {}
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, router.clone(), stop.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!("accept: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    // What hangs on purpose never ends: it is cut off with the set.
+    let _ = tokio::time::timeout(GRACE, ended).await;
+    Ok(())
+}
+
+async fn changed(changes: &mut Option<watch::Receiver<()>>) {
+    match changes {
+        Some(changes) => drop(changes.changed().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Refuses connections until the switch is over. A port that is bound and not listened on does so, and
+/// nobody else gets it meanwhile.
+async fn start_slowly(
+    listener: TcpListener, switches: &Switches, changes: &mut watch::Receiver<()>,
+    stop: &mut watch::Receiver<bool>,
+) -> io::Result<TcpListener> {
+    let address = listener.local_addr()?;
+    drop(listener);
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let Switches { service, failures, .. } = switches;
+    failures.set_refusing(*service, true);
+    while let Some(up) = failures.starts_at(*service) {
+        tokio::select! {
+            () = stopped(stop) => break,
+            _ = changes.changed() => {}
+            () = tokio::time::sleep_until(up.into()) => {}
+        }
+    }
+    failures.set_refusing(*service, false);
+    socket.listen(1024)
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -132,16 +206,34 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
     }
 }
 
+/// Acts failures out, and names the request as Azure's services do.
+async fn answer(State(switches): State<Switches>, request: Request, next: Next) -> Response {
+    let mut response = act_out(&switches, request, next).await;
+    if matches!(switches.service, Service::Imds | Service::Aad | Service::Maa | Service::Hsm) {
+        response.headers_mut().extend(request_id().map(|id| (X_MS_REQUEST_ID, id)));
+    }
+    response
+}
+
+/// A version 4 UUID.
+fn request_id() -> Option<HeaderValue> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).ok()?;
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    let parts = [&id[..4], &id[4..6], &id[6..8], &id[8..10], &id[10..]].map(hex::encode);
+    HeaderValue::from_str(&parts.join("-")).ok()
+}
+
 /// The switches every service has.
-async fn act_out(
-    State((service, failures)): State<(Service, Arc<Failures>)>, request: Request, next: Next,
-) -> Response {
-    let Some(failure) = failures.take_for(service, request.uri().path()) else {
+async fn act_out(switches: &Switches, request: Request, next: Next) -> Response {
+    let service = switches.service;
+    let Some(failure) = switches.failures.take_for(service, request.uri().path()) else {
         return next.run(request).await;
     };
     tracing::info!(?service, mode = %failure.mode, path = request.uri().path(), "a failure, as told");
     match failure.mode {
-        Mode::Status(status) => refuse(service, status),
+        Mode::Status(status) => refuse(switches, status),
         Mode::Slow => {
             tokio::time::sleep(Duration::from_millis(failure.delay_ms)).await;
             next.run(request).await
@@ -152,7 +244,8 @@ async fn act_out(
             next.run(request).await;
             no_answer()
         }
-        Mode::WithholdReceipt | Mode::Identity => next.run(request).await,
+        // The listener's, or a handler's: take_for gives none of them.
+        _ => next.run(request).await,
     }
 }
 
@@ -162,37 +255,49 @@ fn no_answer() -> Response {
     response
 }
 
-fn refuse(service: Service, status: u16) -> Response {
+/// As the service itself refuses.
+fn refuse(switches: &Switches, status: u16) -> Response {
+    const WHY: &str = "a failure switch is on";
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = match service {
-        Service::Oidc | Service::Imds => {
-            let body = serde_json::json!({
-                "error": "temporarily_unavailable",
-                "error_description": "a failure switch is on",
-            });
+    let mut response = match switches.service {
+        Service::Oidc | Service::Imds | Service::Aad => {
+            let error = match status {
+                StatusCode::UNAUTHORIZED => "invalid_client",
+                StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => "invalid_request",
+                _ => "temporarily_unavailable",
+            };
+            let body = serde_json::json!({"error": error, "error_description": WHY});
             (status, axum::Json(body)).into_response()
         }
+        Service::Kds => (status, WHY).into_response(),
         Service::Maa | Service::Hsm | Service::Ledger => {
-            let code = match status {
-                StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
-                StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
-                _ => "Failure",
-            };
-            ApiError::new(status, code, "a failure switch is on").into_response()
+            ApiError::new(status, error_code(switches.service, status), WHY).into_response()
         }
     };
-    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    let headers = response.headers_mut();
+    match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        StatusCode::UNAUTHORIZED => {
+            let challenge = switches.challenge.clone();
+            headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+        }
+        _ => {}
     }
     response
 }
 
-/// What the control API accepts for a service.
-pub(crate) fn fits(failure: &Failure) -> Result<(), String> {
-    match failure.mode {
-        Mode::WithholdReceipt | Mode::Identity if failure.service != Service::Ledger => {
-            Err(format!("{} is a mode of the ledger", failure.mode))
-        }
-        _ => Ok(()),
+fn error_code(service: Service, status: StatusCode) -> &'static str {
+    match (service, status) {
+        (Service::Hsm, StatusCode::BAD_REQUEST) => "BadParameter",
+        (Service::Maa, StatusCode::BAD_REQUEST) => "InvalidParameter",
+        (_, StatusCode::UNAUTHORIZED) => "Unauthorized",
+        (_, StatusCode::FORBIDDEN) => "Forbidden",
+        (Service::Hsm, StatusCode::NOT_FOUND) => "KeyNotFound",
+        (_, StatusCode::NOT_FOUND) => "NotFound",
+        (_, StatusCode::TOO_MANY_REQUESTS) => "TooManyRequests",
+        (_, StatusCode::SERVICE_UNAVAILABLE) => "ServiceUnavailable",
+        _ => "Failure",
     }
 }

@@ -3,10 +3,11 @@
 //! Written apart from Keyfold's own verifier on purpose: a second opinion on the same bytes.
 
 use crate::digest::sha256;
-use crate::x509::Parsed;
+use crate::x509::{Parsed, SignedWith};
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use der::asn1::ObjectIdentifier;
+use std::time::SystemTime;
 
 /// AMD's certificate extensions.
 const fn oid(text: &str) -> ObjectIdentifier {
@@ -22,7 +23,15 @@ pub(crate) const SPL_5: ObjectIdentifier = oid("1.3.6.1.4.1.3704.1.3.5");
 pub(crate) const SPL_6: ObjectIdentifier = oid("1.3.6.1.4.1.3704.1.3.6");
 pub(crate) const SPL_7: ObjectIdentifier = oid("1.3.6.1.4.1.3704.1.3.7");
 pub(crate) const MICROCODE: ObjectIdentifier = oid("1.3.6.1.4.1.3704.1.3.8");
+pub(crate) const FMC: ObjectIdentifier = oid("1.3.6.1.4.1.3704.1.3.9");
 pub(crate) const HARDWARE_ID: ObjectIdentifier = oid("1.3.6.1.4.1.3704.1.4");
+
+/// AMD's ARKs, SHA-256 of the DER: Milan's, Genoa's, Turin's.
+pub(crate) const AMD_ROOTS: [&str; 3] = [
+    "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
+    "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
+    "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
+];
 
 const REPORT_BYTES: usize = 1184;
 /// The signature covers everything before it.
@@ -32,21 +41,47 @@ const POLICY_MIGRATE: u32 = 18;
 const POLICY_ONE: u32 = 17;
 const POLICY_SMT: u32 = 16;
 
-/// Security versions of Milan's and Genoa's firmware.
+/// Security versions of the firmware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tcb {
+    /// Turin's alone.
+    pub(crate) fmc: Option<u8>,
     pub(crate) boot_loader: u8,
     pub(crate) tee: u8,
     pub(crate) snp: u8,
     pub(crate) microcode: u8,
 }
 
+/// How a generation of chips lays its TCB out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Milan and Genoa.
+    Zen3,
+    /// Turin.
+    Zen5,
+}
+
+impl Layout {
+    /// Only Turin's certificates name the FMC.
+    fn of(vcek: &Parsed) -> Self {
+        if vcek.extension(FMC).is_some() { Self::Zen5 } else { Self::Zen3 }
+    }
+}
+
 impl Tcb {
-    fn from_report(bytes: &[u8; 8]) -> Self {
-        Self { boot_loader: bytes[0], tee: bytes[1], snp: bytes[6], microcode: bytes[7] }
+    fn from_report(bytes: &[u8; 8], layout: Layout) -> Self {
+        match (layout, *bytes) {
+            (Layout::Zen3, [boot_loader, tee, _, _, _, _, snp, microcode]) => {
+                Self { fmc: None, boot_loader, tee, snp, microcode }
+            }
+            (Layout::Zen5, [fmc, boot_loader, tee, snp, _, _, _, microcode]) => {
+                Self { fmc: Some(fmc), boot_loader, tee, snp, microcode }
+            }
+        }
     }
 
-    fn from_vcek(vcek: &Parsed) -> Result<Self> {
+    /// What a VCEK was issued for.
+    pub(crate) fn from_vcek(vcek: &Parsed) -> Result<Self> {
         let version = |oid, name| -> Result<u8> {
             match vcek.extension(oid) {
                 Some(&[0x02, 0x01, value @ 0..0x80]) => Ok(value),
@@ -54,7 +89,12 @@ impl Tcb {
                 _ => bail!("the VCEK's {name} extension is missing or malformed"),
             }
         };
+        let fmc = match Layout::of(vcek) {
+            Layout::Zen3 => None,
+            Layout::Zen5 => Some(version(FMC, "FMC")?),
+        };
         Ok(Self {
+            fmc,
             boot_loader: version(BOOT_LOADER, "boot loader")?,
             tee: version(TEE, "TEE")?,
             snp: version(SNP, "SNP firmware")?,
@@ -64,22 +104,30 @@ impl Tcb {
 
     /// As THIM writes it: hex of the u64, most significant byte first.
     pub(crate) fn tcbm(&self) -> String {
-        let Self { boot_loader, tee, snp, microcode } = self;
-        format!("{microcode:02x}{snp:02x}00000000{tee:02x}{boot_loader:02x}")
+        let Self { fmc, boot_loader, tee, snp, microcode } = self;
+        match fmc {
+            None => format!("{microcode:02x}{snp:02x}00000000{tee:02x}{boot_loader:02x}"),
+            Some(fmc) => {
+                format!("{microcode:02x}000000{snp:02x}{tee:02x}{boot_loader:02x}{fmc:02x}")
+            }
+        }
     }
 }
 
-/// A report's bytes, 1184 of them.
-pub(crate) struct Report<'a>(&'a [u8; REPORT_BYTES]);
+/// A genuine report.
+pub(crate) struct Report<'a> {
+    raw: &'a [u8; REPORT_BYTES],
+    layout: Layout,
+}
 
 impl<'a> Report<'a> {
-    /// Judges `report` under `chain_pem` (VCEK, ASK, ARK) with the ARK among `roots` (SHA-256 of DER).
-    pub(crate) fn verify(report: &'a [u8], chain_pem: &[u8], roots: &[[u8; 32]]) -> Result<Self> {
-        let bytes = report.try_into().ok().with_context(|| {
+    /// Judges `report` under `chain_pem` (VCEK, ASK, ARK) with the ARK among `roots` (SHA-256 of DER, in hex).
+    pub(crate) fn verify(report: &'a [u8], chain_pem: &[u8], roots: &[String]) -> Result<Self> {
+        let raw = report.try_into().ok().with_context(|| {
             format!("SnpReport has {} bytes, a report has {REPORT_BYTES}", report.len())
         })?;
-        let report = Self(bytes);
         let vcek = verify_chain(chain_pem, roots)?;
+        let report = Self { raw, layout: Layout::of(&vcek) };
         report.check_form()?;
         report.check_signature(&vcek)?;
         report.check_chip(&vcek)?;
@@ -109,26 +157,30 @@ impl<'a> Report<'a> {
         };
         let signature = [component(SIGNED_BYTES)?, component(SIGNED_BYTES + 72)?].concat();
         UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, vcek.public_key())
-            .verify(&self.0[..SIGNED_BYTES], &signature)
+            .verify(&self.raw[..SIGNED_BYTES], &signature)
             .ok()
             .context("the report's signature is not the VCEK's")
     }
 
     fn check_chip(&self, vcek: &Parsed) -> Result<()> {
-        let reported = Tcb::from_report(&self.bytes(0x180));
+        let reported = self.tcb();
         let certified = Tcb::from_vcek(vcek)?;
         ensure!(
             reported == certified,
             "reported_tcb is {reported:?}, the VCEK is for {certified:?}: fetch the VCEK again"
         );
         let hardware_id = vcek.extension(HARDWARE_ID).context("the VCEK names no chip")?;
-        ensure!(hardware_id == self.bytes::<64>(0x1a0), "chip_id is not the VCEK's chip");
+        // Turin's ids have 8 bytes, the report's field goes on with zeros.
+        ensure!(matches!(hardware_id.len(), 8 | 64), "the VCEK's chip id is malformed");
+        let mut chip = [0; 64];
+        chip[..hardware_id.len()].copy_from_slice(hardware_id);
+        ensure!(chip == self.bytes::<64>(0x1a0), "chip_id is not the VCEK's chip");
         Ok(())
     }
 
     fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut out = [0; N];
-        out.copy_from_slice(&self.0[at..at + N]);
+        out.copy_from_slice(&self.raw[at..at + N]);
         out
     }
 
@@ -171,7 +223,7 @@ impl<'a> Report<'a> {
         self.bytes(0x140)
     }
     pub(crate) fn tcb(&self) -> Tcb {
-        Tcb::from_report(&self.bytes(0x180))
+        Tcb::from_report(&self.bytes(0x180), self.layout)
     }
     pub(crate) fn debuggable(&self) -> bool {
         self.policy(POLICY_DEBUG)
@@ -185,7 +237,7 @@ impl<'a> Report<'a> {
 }
 
 /// VCEK, ASK, ARK in this order, each signed by the next, the ARK by itself and pinned. Gives the VCEK.
-fn verify_chain(pem: &[u8], roots: &[[u8; 32]]) -> Result<Parsed> {
+fn verify_chain(pem: &[u8], roots: &[String]) -> Result<Parsed> {
     let chain = Parsed::chain_from_pem(pem)?;
     let [vcek, ask, ark] = chain.as_slice() else {
         bail!("VcekCertChain holds {} certificates; it is VCEK, ASK, ARK", chain.len());
@@ -196,12 +248,13 @@ fn verify_chain(pem: &[u8], roots: &[[u8; 32]]) -> Result<Parsed> {
         vcek.common_name()
     );
     ensure!(
-        roots.contains(&sha256(&ark.der()?)),
+        roots.contains(&hex::encode(sha256(&ark.der()?))),
         "{} is not a root trusted here",
         ark.common_name()
     );
-    ark.check_amd_issuer(ark)?;
-    ask.check_amd_issuer(ark)?;
-    vcek.check_amd_issuer(ask)?;
+    let now = SystemTime::now();
+    for (certificate, issuer) in [(ark, ark), (ask, ark), (vcek, ask)] {
+        certificate.check_issuer(issuer, SignedWith::RsaPss384, now)?;
+    }
     Ok(vcek.clone())
 }

@@ -8,9 +8,12 @@ use std::path::Path;
 
 /// Makes the directory and its parents, mode 0700.
 pub(crate) fn directory(path: &Path) -> Result<()> {
-    create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+    let cannot = |what: &'static str| {
+        move || format!("cannot {what} {}: name a directory of your own", path.display())
+    };
+    create_dir_all(path).with_context(cannot("make"))?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o700))
-        .with_context(|| format!("restrict {}", path.display()))
+        .with_context(cannot("close to others"))
 }
 
 /// Replaces the file's content atomically and durably, mode 0600.

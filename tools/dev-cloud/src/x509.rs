@@ -5,8 +5,8 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::{self, SystemRandom};
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
-    EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_SHA384,
-    UnparsedPublicKey,
+    EcdsaKeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_SHA384, RsaParameters, UnparsedPublicKey,
 };
 use der::asn1::{Any, BitString, ObjectIdentifier, OctetString};
 use der::{Decode, Encode, EncodePem, Sequence, pem::LineEnding};
@@ -25,6 +25,7 @@ const BACKDATED: Duration = Duration::from_secs(3600);
 
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const SHA256_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
+const SHA384_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.12");
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
@@ -37,6 +38,9 @@ pub(crate) enum Issuer<'a> {
     RsaPss384(&'a rsa::KeyPair),
     /// PKCS#1 v1.5 with SHA-256.
     Rsa256(&'a rsa::KeyPair),
+    /// PKCS#1 v1.5 with SHA-384, as Microsoft's supply chain signs.
+    #[cfg(test)]
+    Rsa384(&'a rsa::KeyPair),
     /// ECDSA with SHA-384.
     P384(&'a EcdsaKeyPair),
 }
@@ -110,6 +114,8 @@ impl Issuer<'_> {
         let (oid, parameters) = match self {
             Self::RsaPss384(_) => (RSASSA_PSS, Some(Any::from_der(&hex::decode(PSS_SHA384)?)?)),
             Self::Rsa256(_) => (SHA256_WITH_RSA, Some(Any::null())),
+            #[cfg(test)]
+            Self::Rsa384(_) => (SHA384_WITH_RSA, Some(Any::null())),
             Self::P384(_) => (ECDSA_WITH_SHA384, None),
         };
         Ok(AlgorithmIdentifierOwned { oid, parameters })
@@ -119,6 +125,8 @@ impl Issuer<'_> {
         match self {
             Self::RsaPss384(key) => rsa_sign(key, &RSA_PSS_SHA384, message),
             Self::Rsa256(key) => rsa_sign(key, &RSA_PKCS1_SHA256, message),
+            #[cfg(test)]
+            Self::Rsa384(key) => rsa_sign(key, &aws_lc_rs::signature::RSA_PKCS1_SHA384, message),
             Self::P384(key) => {
                 let fixed = key.sign(&SystemRandom::new(), message)?;
                 ecdsa_der(fixed.as_ref())
@@ -237,8 +245,10 @@ impl Parsed {
         found.next().is_none().then(|| one.extn_value.as_bytes())
     }
 
-    /// Valid now, and signed with RSASSA-PSS-SHA384 by `issuer`, whose name it bears as issuer.
-    pub(crate) fn check_amd_issuer(&self, issuer: &Self) -> Result<()> {
+    /// Valid at this time, and signed so by `issuer`, whose name it bears as issuer.
+    pub(crate) fn check_issuer(
+        &self, issuer: &Self, with: SignedWith, at: SystemTime,
+    ) -> Result<()> {
         let name = self.common_name();
         let tbs = self.0.tbs_certificate();
         ensure!(
@@ -246,23 +256,40 @@ impl Parsed {
             "{name} was not issued by {}",
             issuer.common_name()
         );
-        let now = SystemTime::now();
         let validity = tbs.validity();
         ensure!(
-            validity.not_before.to_system_time() <= now
-                && now <= validity.not_after.to_system_time(),
-            "{name} is not valid now"
+            validity.not_before.to_system_time() <= at && at <= validity.not_after.to_system_time(),
+            "{name} is not valid then"
         );
+        let (oid, algorithm) = with.algorithm();
         ensure!(
-            self.0.signature_algorithm() == tbs.signature() && tbs.signature().oid == RSASSA_PSS,
-            "{name} is not signed with RSASSA-PSS"
+            self.0.signature_algorithm() == tbs.signature() && tbs.signature().oid == oid,
+            "{name} is not signed with {with:?}"
         );
-        UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, issuer.public_key())
+        UnparsedPublicKey::new(algorithm, issuer.public_key())
             .verify(&tbs.to_der()?, self.0.signature().raw_bytes())
             .ok()
             .with_context(|| {
                 format!("the signature of {} on {name} is wrong", issuer.common_name())
             })
+    }
+}
+
+/// How a certificate is signed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SignedWith {
+    /// RSASSA-PSS with SHA-384, as AMD signs.
+    RsaPss384,
+    /// PKCS#1 v1.5 with SHA-384, as Microsoft's supply chain signs.
+    Rsa384,
+}
+
+impl SignedWith {
+    fn algorithm(self) -> (ObjectIdentifier, &'static RsaParameters) {
+        match self {
+            Self::RsaPss384 => (RSASSA_PSS, &RSA_PSS_2048_8192_SHA384),
+            Self::Rsa384 => (SHA384_WITH_RSA, &RSA_PKCS1_2048_8192_SHA384),
+        }
     }
 }
 

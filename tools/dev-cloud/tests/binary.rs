@@ -52,6 +52,8 @@ fn it_says_where_everything_is_and_that_it_protects_nothing_and_stops_when_told(
         for url in [
             &endpoints.oidc.issuer,
             &endpoints.imds.url,
+            &endpoints.kds.url,
+            &endpoints.aad.url,
             &endpoints.maa.url,
             &endpoints.hsm.url,
             &endpoints.ledger.url,
@@ -63,7 +65,8 @@ fn it_says_where_everything_is_and_that_it_protects_nothing_and_stops_when_told(
         signal(&child, stop);
         assert!(child.wait().unwrap().success(), "{stop} is a good end");
     }
-    let files = ["chip/vcek.key.pk8", "hsm/leaf.pk8", "oidc/0.pk8", "endpoints.json"];
+    let files =
+        ["chip/vcek.key.pk8", "hsm/leaf.pk8", "oidc/0.pk8", "federated-token", "endpoints.json"];
     for file in files {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(dir.join(file)).unwrap().permissions().mode();
@@ -81,20 +84,37 @@ fn help_teaches_and_ports_can_be_chosen() {
         .unwrap();
     child.stdout.take().unwrap().read_to_string(&mut help).unwrap();
     assert!(child.wait().unwrap().success());
-    for part in
-        ["protects nothing", "--ledger-port", "urn:keyfold:dev:sign-in", "/dev/fail", "drop_reply"]
-    {
+    for part in [
+        "protects nothing",
+        "--ledger-port",
+        "urn:keyfold:dev:sign-in",
+        "/dev/fail",
+        "drop_reply",
+        "stale_tcb",
+    ] {
         assert!(help.contains(part), "{part} is not in the help");
     }
 
     let dir = fresh_dir("binary-ports");
+    let senseless = ["--fail", r#"{"service":"maa","mode":"identity"}"#];
+    let refused = command(&dir).stderr(Stdio::piped()).args(senseless).output().unwrap();
+    assert!(!refused.status.success());
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("identity is a mode of ledger"), "{why}");
     let (mut child, first) = start(&dir);
     child.kill().unwrap();
     child.wait().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let refused = command(&dir).args(["--ledger-port", &port.to_string()]).output().unwrap();
+    let mut refused = command(&dir);
+    refused.args(["--ledger-port", &port.to_string()]).env("RUST_BACKTRACE", "1");
+    let refused = refused.stderr(Stdio::piped()).output().unwrap();
     assert!(!refused.status.success(), "a taken port is an error");
+    let why = String::from_utf8(refused.stderr).unwrap();
+    let lines: Vec<&str> = why.lines().collect();
+    let told = lines.iter().position(|line| line.starts_with("keyfold-dev-cloud: "));
+    assert_eq!(told, Some(lines.len() - 1), "one line at the end: {why}");
+    assert!(why.contains(&format!("port {port} ")) && why.contains("--ledger-port"), "{why}");
     drop(taken);
     let mut child =
         command(&dir).args(["--json", "--ledger-port", &port.to_string()]).spawn().unwrap();
@@ -191,8 +211,9 @@ async fn write_until_it_dies(
             return answers;
         };
         assert_eq!(answer.status(), 200, "writer {writer}, version {version}");
+        let written = answer.headers().get("x-ms-ccf-transaction-id").cloned();
         match answer.json().await {
-            Ok(answer) => answers.push(answer),
+            Ok(answer) => answers.push(common::named(answer, written)),
             Err(_) => return answers,
         }
         count.fetch_add(1, Ordering::Relaxed);

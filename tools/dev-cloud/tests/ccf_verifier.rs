@@ -38,7 +38,7 @@ async fn microsofts_verifier_accepts_the_receipts_and_refuses_altered_ones() {
     cases.extend(recovered.iter().map(|(receipt, claims)| case(receipt, claims)));
 
     let request = json!({"key": first.service_key_pem, "cases": cases});
-    let verdicts = common::python::ask("verify_receipts.py", &request);
+    let verdicts = common::python::ask(&common::CCF, "verify_receipts.py", &request);
     let verdicts = verdicts.as_array().unwrap();
     assert_eq!(verdicts.len(), cases.len());
     for (index, verdict) in verdicts.iter().enumerate() {

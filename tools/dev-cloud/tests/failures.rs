@@ -3,16 +3,18 @@
 mod common;
 
 use common::{client, get, json, post, start};
-use keyfold_dev_cloud::{DevCloud, Failure, Mode, Service};
+use keyfold_dev_cloud::{Config, DevCloud, Failure, Mode, Service};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// A harmless request of each service, and its status when nothing is wrong.
-fn probes(cloud: &DevCloud) -> [(&'static str, String, u16); 5] {
+fn probes(cloud: &DevCloud) -> [(&'static str, String, u16); 7] {
     let endpoints = cloud.endpoints();
     [
         ("oidc", format!("{}/jwks", endpoints.oidc.issuer), 200),
         ("imds", format!("{}/metadata/THIM/amd/certification", endpoints.imds.url), 400),
+        ("kds", format!("{}/vcek/v1/Milan/cert_chain", endpoints.kds.url), 200),
+        ("aad", format!("{}/tenant/oauth2/v2.0/token", endpoints.aad.url), 405),
         ("maa", format!("{}/certs", endpoints.maa.url), 200),
         ("hsm", format!("{}/keys/root?api-version=7.4", endpoints.hsm.url), 401),
         ("ledger", format!("{}/node/network", endpoints.ledger.url), 200),
@@ -33,7 +35,7 @@ async fn heal(cloud: &DevCloud) {
 async fn every_service_fails_as_often_as_told_and_no_other_does() {
     let cloud = start("failures-status").await;
     for (service, url, healthy) in probes(&cloud) {
-        for mode in ["503", "429", "500"] {
+        for mode in ["503", "429", "500", "404", "403", "401"] {
             let listed =
                 switch(&cloud, &json!({"service": service, "mode": mode, "times": 2})).await;
             assert_eq!(listed["failures"].as_array().unwrap().len(), 1);
@@ -45,13 +47,27 @@ async fn every_service_fails_as_often_as_told_and_no_other_does() {
             for _ in 0..2 {
                 let answer = get(url.clone()).await;
                 assert_eq!(answer.status().as_str(), mode, "{service}");
-                assert_eq!(answer.headers().contains_key("retry-after"), mode != "500");
-                let body: Value = answer.json().await.unwrap();
-                let shape =
-                    if matches!(service, "oidc" | "imds") { "/error" } else { "/error/code" };
+                let (headers, later) = (answer.headers(), matches!(mode, "503" | "429"));
+                assert_eq!(headers.contains_key("retry-after"), later);
+                let challenged = service == "hsm" && mode == "401";
+                assert_eq!(headers.contains_key("www-authenticate"), challenged);
+                let body = answer.text().await.unwrap();
+                let shape = match service {
+                    "kds" => continue,
+                    "oidc" | "imds" | "aad" => "/error",
+                    _ => "/error/code",
+                };
+                let body: Value = serde_json::from_str(&body).unwrap();
                 assert!(body.pointer(shape).unwrap().is_string(), "{body}");
             }
-            assert_eq!(get(url.clone()).await.status(), healthy, "{service} is well again");
+            let first = get(url.clone()).await;
+            assert_eq!(first.status(), healthy, "{service} is well again");
+            // Azure's services name each request.
+            let ids = [first, get(url.clone()).await]
+                .map(|answer| answer.headers().get("x-ms-request-id").cloned());
+            let named = matches!(service, "imds" | "aad" | "maa" | "hsm");
+            assert_eq!(ids[0].is_some(), named, "{service}");
+            assert_eq!(ids[0] != ids[1], named, "{service}");
         }
     }
     cloud.stop().await;
@@ -80,6 +96,57 @@ async fn every_service_can_be_slow_hang_and_be_down() {
         heal(&cloud).await;
         assert_eq!(get(url).await.status(), healthy, "{service}");
     }
+    cloud.stop().await;
+}
+
+/// Asks until the service is up, on the port it had.
+async fn comes_up(url: &str, healthy: u16) {
+    let begin = Instant::now();
+    loop {
+        match client().get(url).send().await {
+            Ok(answer) => return assert_eq!(answer.status(), healthy),
+            Err(error) => assert!(error.is_connect(), "{error:?}"),
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{url} does not come up");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Connections are refused, as by a service that is not up; then all is well.
+#[tokio::test]
+async fn every_service_can_start_slowly() {
+    const LONG: u64 = 3_600_000;
+    let cloud = start("failures-start").await;
+    for (service, url, healthy) in probes(&cloud) {
+        let kept = client();
+        assert_eq!(kept.get(&url).send().await.unwrap().status(), healthy, "{service}");
+        switch(&cloud, &json!({"service": service, "mode": "slow_start", "delay_ms": LONG})).await;
+        let error = kept.get(&url).send().await.unwrap_err();
+        assert!(error.is_connect(), "{service}: {error:?}");
+        heal(&cloud).await;
+        comes_up(&url, healthy).await;
+    }
+    let (_, url, healthy) = probes(&cloud)[1].clone();
+    let begin = Instant::now();
+    switch(&cloud, &json!({"service": "imds", "mode": "slow_start", "delay_ms": 400})).await;
+    comes_up(&url, healthy).await;
+    assert!(begin.elapsed() >= Duration::from_millis(400), "it comes up by itself, and not before");
+    let listed = json(get(format!("{}/dev/fail", cloud.endpoints().control.url)).await, 200).await;
+    assert_eq!(listed, json!({"failures": []}));
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn switches_can_be_on_from_the_beginning() {
+    let late = Failure { delay_ms: 3_600_000, ..Failure::new(Service::Imds, Mode::SlowStart, 1) };
+    let dir = common::fresh_dir("failures-beginning");
+    let config = Config { failures: vec![late], ..common::config(dir) };
+    let cloud = DevCloud::start(config).await.unwrap();
+    let (_, url, healthy) = probes(&cloud)[1].clone();
+    let error = client().get(&url).send().await.unwrap_err();
+    assert!(error.is_connect(), "{error:?}");
+    cloud.heal();
+    comes_up(&url, healthy).await;
     cloud.stop().await;
 }
 
@@ -132,17 +199,42 @@ async fn receipts_can_be_withheld() {
 async fn the_control_api_rotates_lists_and_refuses_what_it_does_not_know() {
     let cloud = start("failures-control").await;
     let control = cloud.endpoints().control.url;
-    for body in [
-        json!({"service": "dns", "mode": "503"}),
-        json!({"service": "maa", "mode": "explode"}),
-        json!({"service": "maa", "mode": "200"}),
-        json!({"service": "maa", "mode": "withhold_receipt"}),
-        json!({"service": "hsm", "mode": "identity"}),
-        json!({"service": "maa", "mode": "503", "time": 1}),
-        json!({"mode": "503"}),
+    for (body, why) in [
+        (json!({"service": "dns", "mode": "503"}), "dns"),
+        (json!({"service": "maa", "mode": "explode"}), "unknown mode"),
+        (json!({"service": "maa", "mode": "200"}), "400 to 599"),
+        (json!({"service": "maa", "mode": "withhold_receipt"}), "a mode of ledger"),
+        (json!({"service": "hsm", "mode": "identity"}), "a mode of ledger"),
+        (json!({"service": "hsm", "mode": "clock_offset", "offset_s": 5}), "a mode of maa"),
+        (json!({"service": "imds", "mode": "unsecured_token"}), "a mode of maa"),
+        (json!({"service": "maa", "mode": "stale_policy"}), "a mode of hsm"),
+        (json!({"service": "kds", "mode": "stale_tcb"}), "a mode of imds"),
+        (json!({"service": "maa", "mode": "clock_offset"}), "needs offset_s"),
+        (json!({"service": "maa", "mode": "clock_offset", "offset_s": 1i64 << 40}), "a year"),
+        (json!({"service": "maa", "mode": "kid_missing", "offset_s": 5}), "takes no offset_s"),
+        (json!({"service": "hsm", "mode": "stale_policy", "certificate": "root"}), "takes no"),
+        (json!({"service": "hsm", "mode": "503", "firmware": "older"}), "takes no firmware"),
+        (json!({"service": "hsm", "mode": "foreign_certificate", "certificate": "x"}), "variant"),
+        (json!({"service": "hsm", "mode": "stale_policy", "path": "/keys"}), "its own path"),
+        (json!({"service": "imds", "mode": "slow", "delay_ms": u64::MAX}), "a day"),
+        (json!({"service": "maa", "mode": "503", "time": 1}), "time"),
+        (json!({"mode": "503"}), "service"),
     ] {
-        json(post(format!("{control}/dev/fail"), &body).await, 400).await;
+        let answer = json(post(format!("{control}/dev/fail"), &body).await, 400).await;
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(why), "{body}: {message}");
     }
+    let all = [
+        json!({"service": "maa", "mode": "clock_offset", "delay_ms": 2000, "offset_s": -5}),
+        json!({"service": "hsm", "mode": "foreign_certificate", "delay_ms": 2000, "certificate": "name"}),
+        json!({"service": "imds", "mode": "stale_tcb", "delay_ms": 2000, "firmware": "newer"}),
+    ];
+    for failure in &all {
+        switch(&cloud, failure).await;
+    }
+    let listed = json(get(format!("{control}/dev/fail")).await, 200).await;
+    assert_eq!(listed, json!({"failures": all}), "what is listed can be said again");
+    heal(&cloud).await;
     let listed =
         switch(&cloud, &json!({"service": "maa", "mode": "429", "times": 9, "path": "/certs"}))
             .await;

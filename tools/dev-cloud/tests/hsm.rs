@@ -3,168 +3,15 @@
 mod common;
 
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384};
-use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
-use common::evidence::{Chip, Workload, attest, attest_body, b64, claims, forge, header, unb64};
-use common::{client, config, fresh_dir, json, start};
-use der::{Decode, Encode};
+use common::evidence::{b64, claims, forge, header, unb64};
+use common::scene::{
+    ROOT_KEY, Scene, imds_token, key_hsm, maa_token, release_policy, release_token, verify_release,
+};
+use common::{client, config, json, start};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use keyfold_dev_cloud::{DevCloud, Endpoints, Failure, Mode, Service};
-use reqwest::{Method, Response};
+use keyfold_dev_cloud::{DevCloud, Failure, Mode, Service};
+use reqwest::Method;
 use serde_json::{Value, json};
-use std::path::PathBuf;
-
-const ROOT_KEY: [u8; 32] = [0x42; 32];
-
-/// A cloud with a workload on its chip, and tokens for both sides of the HSM.
-struct Scene {
-    cloud: DevCloud,
-    dir: PathBuf,
-    workload: Workload,
-    admin: String,
-    release: String,
-    target: String,
-}
-
-impl Scene {
-    async fn new(name: &str) -> Self {
-        let dir = fresh_dir(name);
-        let cloud = DevCloud::start(config(dir.clone())).await.unwrap();
-        let endpoints = cloud.endpoints();
-        let workload = Workload::new();
-        let target = maa_token(&endpoints, &workload.runtime_data()).await;
-        let (admin, release) = (admin_token(&endpoints).await, release_token(&endpoints).await);
-        Self { cloud, dir, workload, admin, release, target }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.cloud.endpoints().hsm.url)
-    }
-
-    fn policy(&self) -> Value {
-        policy(&self.cloud.endpoints().maa.url, &self.target)
-    }
-
-    /// An administrator's request.
-    async fn admin(&self, method: Method, path: &str, body: &Value) -> Response {
-        let request = client().request(method, self.url(path)).bearer_auth(&self.admin);
-        request.json(body).send().await.unwrap()
-    }
-
-    /// Imports a key whose bytes the test knows.
-    async fn import(&self, name: &str, policy: &Value) -> Value {
-        let body = json!({
-            "key": {"kty": "oct-HSM", "k": b64(ROOT_KEY), "key_ops": ["encrypt"]},
-            "attributes": {"exportable": true},
-            "release_policy": release_policy(policy, true),
-        });
-        json(self.admin(Method::PUT, &format!("/keys/{name}?api-version=7.4"), &body).await, 200)
-            .await
-    }
-
-    async fn release(&self, path: &str, body: &Value) -> Response {
-        let request = client().post(self.url(path)).bearer_auth(&self.release);
-        request.json(body).send().await.unwrap()
-    }
-
-    async fn refused(&self, target: &str, status: u16, why: &str) {
-        let body = json!({"target": target});
-        let answer =
-            json(self.release("/keys/root//release?api-version=7.4", &body).await, status).await;
-        let message = answer["error"]["message"].as_str().unwrap();
-        assert!(message.contains(why), "wanted {why:?}: {message}");
-    }
-}
-
-async fn maa_token(endpoints: &Endpoints, runtime_data: &[u8]) -> String {
-    let chip = Chip::open(&endpoints.chip.dir);
-    let report = chip.report(runtime_data, |_| {});
-    let body = attest_body(&report, &chip.chain(), runtime_data);
-    let answer = json(attest(endpoints, &body).await, 200).await;
-    answer["token"].as_str().unwrap().to_owned()
-}
-
-async fn admin_token(endpoints: &Endpoints) -> String {
-    let scope = format!("{}/.default", endpoints.hsm.resource);
-    let form = [
-        ("grant_type", "client_credentials"),
-        ("client_id", &endpoints.hsm.admin_client_id),
-        ("scope", &scope),
-    ];
-    let url = format!("{}/token", endpoints.oidc.issuer);
-    let answer = json(client().post(url).form(&form).send().await.unwrap(), 200).await;
-    answer["access_token"].as_str().unwrap().to_owned()
-}
-
-async fn imds_token(endpoints: &Endpoints, resource: &str) -> String {
-    let url = format!(
-        "{}/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}",
-        endpoints.imds.url
-    );
-    let answer = client().get(url).header("Metadata", "true").send().await.unwrap();
-    json(answer, 200).await["access_token"].as_str().unwrap().to_owned()
-}
-
-async fn release_token(endpoints: &Endpoints) -> String {
-    imds_token(endpoints, "https%3A%2F%2Fmanagedhsm.azure.net").await
-}
-
-/// The policy Keyfold's keys carry.
-fn policy(authority: &str, target: &str) -> Value {
-    let claims = claims(target);
-    json!({"version": "1.0.0", "anyOf": [{"authority": authority, "allOf": [
-        {"claim": "x-ms-attestation-type", "equals": "sevsnpvm"},
-        {"claim": "x-ms-sevsnpvm-launchmeasurement", "equals": claims["x-ms-sevsnpvm-launchmeasurement"]},
-        {"claim": "x-ms-sevsnpvm-is-debuggable", "equals": false},
-        {"claim": "x-ms-runtime.keyfold.role", "equals": "release"},
-        {"claim": "x-ms-runtime.keyfold.config", "equals": "5c".repeat(32)},
-    ]}]})
-}
-
-fn release_policy(policy: &Value, immutable: bool) -> Value {
-    json!({
-        "contentType": "application/json; charset=utf-8",
-        "data": b64(policy.to_string()),
-        "immutable": immutable,
-    })
-}
-
-/// As a client verifies a release: x5c[0] signs, the chain holds, the root is the known one, the name fits.
-fn verify_release(endpoints: &Endpoints, jws: &str) -> Value {
-    let header = header(jws);
-    let chain: Vec<Vec<u8>> = header["x5c"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|certificate| common::unb64_standard(certificate.as_str().unwrap()))
-        .collect();
-    assert_eq!(chain.len(), 3);
-    assert_eq!(header["alg"], "RS256");
-    assert_eq!(header["kid"], b64(common::sha256(&chain[0])));
-    assert_eq!(header["x5t#S256"], header["kid"]);
-    let (input, signature) = jws.rsplit_once('.').unwrap();
-    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, common::certificate_key(&chain[0]))
-        .verify(input.as_bytes(), &unb64(&json!(signature)))
-        .unwrap();
-    for (index, certificate) in chain.iter().enumerate() {
-        let issuer = &chain[(index + 1).min(2)];
-        let parsed = x509_cert::Certificate::from_der(certificate).unwrap();
-        let tbs = parsed.tbs_certificate().to_der().unwrap();
-        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, common::certificate_key(issuer))
-            .verify(&tbs, parsed.signature().raw_bytes())
-            .unwrap();
-    }
-    let root = std::fs::read_to_string(&endpoints.hsm.root_certificate).unwrap();
-    assert_eq!(chain[2], common::pem_der(&root));
-    let name = format!("*.{}", endpoints.hsm.host_name);
-    let leaf = x509_cert::Certificate::from_der(&chain[0]).unwrap();
-    let (_, names) = leaf
-        .tbs_certificate()
-        .get_extension::<x509_cert::ext::pkix::SubjectAltName>()
-        .unwrap()
-        .unwrap();
-    assert!(format!("{names:?}").contains(&name), "{names:?}");
-    claims(jws)
-}
 
 #[tokio::test]
 async fn the_attested_workload_gets_the_key_in_every_wrapping() {
@@ -197,11 +44,8 @@ async fn the_attested_workload_gets_the_key_in_every_wrapping() {
             assert_eq!(response["attributes"]["exportable"], true);
             assert_eq!(response["release_policy"], created["release_policy"]);
 
-            let key_hsm: Value =
-                serde_json::from_slice(&unb64(&response["key"]["key_hsm"])).unwrap();
-            assert_eq!(key_hsm["schema_version"], "1.0");
-            assert_eq!(key_hsm["header"], json!({"kid": "kek-1", "alg": "dir", "enc": enc}));
-            let ciphertext = unb64(&key_hsm["ciphertext"]);
+            let (header, ciphertext) = key_hsm(&payload);
+            assert_eq!(header, json!({"kid": "kek-1", "alg": "dir", "enc": enc}));
             assert_eq!(ciphertext.len(), 256 + 40);
             assert_eq!(scene.workload.unwrap(algorithm, &ciphertext), ROOT_KEY);
         }
@@ -223,14 +67,13 @@ async fn pyca_unwraps_the_key_too() {
         let answer =
             json(scene.release("/keys/root//release?api-version=7.4", &body).await, 200).await;
         let payload = claims(answer["value"].as_str().unwrap());
-        let key_hsm = unb64(&payload["response"]["key"]["key"]["key_hsm"]);
-        let key_hsm: Value = serde_json::from_slice(&key_hsm).unwrap();
+        let (_, ciphertext) = key_hsm(&payload);
         let request = json!({
             "pkcs8": hex::encode(&scene.workload.pkcs8),
-            "ciphertext": hex::encode(unb64(&key_hsm["ciphertext"])),
+            "ciphertext": hex::encode(ciphertext),
             "hash": hash,
         });
-        let unwrapped = common::python::ask("unwrap_key.py", &request);
+        let unwrapped = common::python::ask(&common::CCF, "unwrap_key.py", &request);
         assert_eq!(unwrapped, json!(hex::encode(ROOT_KEY)), "{enc}");
     }
     scene.cloud.stop().await;
@@ -264,9 +107,8 @@ async fn keys_are_made_in_the_hsm_versioned_and_survive_a_restart() {
         let path = format!("/keys/root/{version}/release?api-version=7.4");
         let answer = json(scene.release(&path, &json!({"target": scene.target})).await, 200).await;
         let payload = verify_release(&endpoints, answer["value"].as_str().unwrap());
-        let key_hsm = unb64(&payload["response"]["key"]["key"]["key_hsm"]);
-        let key_hsm: Value = serde_json::from_slice(&key_hsm).unwrap();
-        released.push(scene.workload.unwrap(&OAEP_SHA1_MGF1SHA1, &unb64(&key_hsm["ciphertext"])));
+        let (_, ciphertext) = key_hsm(&payload);
+        released.push(scene.workload.unwrap(&OAEP_SHA1_MGF1SHA1, &ciphertext));
     }
     assert_eq!(released[0].len(), 32);
     assert_eq!(released[0], released[2], "a version is one key");
@@ -466,7 +308,17 @@ async fn key_management_follows_the_services_rules() {
         ),
         (oct(json!({"attributes": exportable, "release_policy": {"data": "%"}})), "AKV.SKR.1016"),
         (oct(json!({"key_size": 100})), "key_size"),
-        (oct(json!({"kty": "RSA-HSM"})), "oct-HSM"),
+        (oct(json!({"kty": "EC-HSM"})), "oct-HSM"),
+        (
+            oct(json!({"kty": "RSA", "attributes": exportable, "release_policy": policy})),
+            "AKV.SKR.1006",
+        ),
+        (
+            oct(json!({"kty": "EC", "attributes": exportable, "release_policy": policy})),
+            "AKV.SKR.1006",
+        ),
+        (oct(json!({"kty": "RSA"})), "not RSA"),
+        (oct(json!({"kty": "RSA-HSM"})), "key_size of an RSA key"),
         (oct(json!({"unknown": 1})), "unknown"),
     ] {
         let answer =
@@ -523,6 +375,51 @@ async fn key_management_follows_the_services_rules() {
     let answer =
         json(scene.release("/keys/plain//release?api-version=7.4", &good).await, 403).await;
     assert!(answer["error"]["message"].as_str().unwrap().contains("not exportable"));
+    scene.cloud.stop().await;
+}
+
+/// As the real service, the HSM keeps more kinds than Keyfold uses, and tells a release's kind as recorded.
+#[tokio::test]
+async fn keys_of_every_kind_are_released() {
+    let scene = Scene::new("hsm-kinds").await;
+    let endpoints = scene.cloud.endpoints();
+    let times = json!({"exportable": true, "nbf": 4_102_444_800u64, "exp": 1});
+    for (kty, size, released, length) in [
+        ("oct", 128, "oct", 16),
+        ("oct", 192, "oct", 24),
+        ("oct-HSM", 256, "oct-HSM", 32),
+        ("RSA-HSM", 2048, "RSA", 1200),
+    ] {
+        let body = json!({
+            "kty": kty, "key_size": size, "attributes": times, "key_ops": ["sign"],
+            "release_policy": release_policy(&scene.policy(), true),
+        });
+        let created =
+            json(scene.admin(Method::POST, "/keys/k/create?api-version=7.4", &body).await, 200)
+                .await;
+        assert_eq!(created["key"]["kty"], kty);
+        assert_eq!(created["attributes"]["exp"], 1);
+        // Neither of its times keeps a key from being released.
+        let body = json!({"target": scene.target});
+        let answer = json(scene.release("/keys/k/release?api-version=7.4", &body).await, 200).await;
+        let payload = verify_release(&endpoints, answer["value"].as_str().unwrap());
+        let jwk = &payload["response"]["key"]["key"];
+        assert_eq!(jwk["kty"], released);
+        let (_, ciphertext) = key_hsm(&payload);
+        let value = scene.workload.unwrap(&OAEP_SHA1_MGF1SHA1, &ciphertext);
+        if kty == "RSA-HSM" {
+            assert!(value.len() > length, "a PKCS#8");
+            let pair = aws_lc_rs::rsa::KeyPair::from_pkcs8(&value).unwrap();
+            let public = aws_lc_rs::signature::KeyPair::public_key(&pair);
+            let n = public.modulus().big_endian_without_leading_zero();
+            assert_eq!(unb64(&jwk["n"]), n);
+            assert_eq!(created["key"]["n"], jwk["n"]);
+        } else {
+            assert_eq!(value.len(), length);
+        }
+    }
+    let imported = json!({"key": {"kty": "RSA-HSM", "k": b64([1; 32])}});
+    json(scene.admin(Method::PUT, "/keys/k?api-version=7.4", &imported).await, 400).await;
     scene.cloud.stop().await;
 }
 

@@ -133,12 +133,15 @@ async fn malformed_requests_are_refused_in_ccfs_shape() {
         assert_eq!(answer["error"]["code"], "InvalidInput", "{body}");
         assert!(answer["error"]["message"].is_string());
     }
+    let more = format!("current?tag={tag}&more=1");
     for query in [
         "current",
         "current?tag=ab",
+        more.as_str(),
         "receipt",
         "receipt?transaction_id=x",
         "receipt?transaction_id=2.01",
+        "receipt?transaction_id=2.1&more=1",
     ] {
         json(get(format!("{url}/app/{query}")).await, 400).await;
     }

@@ -173,6 +173,7 @@ async fn altered_or_mixed_up_evidence_is_refused() {
         ("order", good.clone(), pem(&chip, [ask, vcek, ark]), "not with a VCEK"),
         ("short", good.clone(), chip.pem(vcek) + &chip.pem(ask), "2 certificates"),
         ("no ask", good.clone(), pem(&chip, [vcek, ark, ark]), "not issued by"),
+        ("nothing after the VCEK", good.clone(), chip.pem(vcek), "1 certificates"),
         ("not pem", good.clone(), "x".repeat(100), "PEM"),
     ]);
     // The two clouds share cached RSA keys, so that only what is named differs.
@@ -241,6 +242,8 @@ async fn malformed_requests_are_refused() {
             "duplicate",
         ),
         ("endorsements", endorsed, "Endorsements"),
+        ("nonce not a u64", with("/nonce", json!(-1)), "Nonce"),
+        ("nonce not whole", with("/nonce", json!(0.5)), "Nonce"),
         ("empty runtime data", with("/runtimeData/data", json!("")), "runtimeData is empty"),
         (
             "a space more",
@@ -287,7 +290,8 @@ async fn draft_policies_make_unsecured_tokens_and_keys_rotate() {
     verify(&cloud, before["token"].as_str().unwrap()).await;
     verify(&cloud, after["token"].as_str().unwrap()).await;
 
-    body["draftPolicyForAttestation"] = json!(b64("version= 1.0;"));
+    body["draftPolicyForAttestation"] =
+        json!("version=1.0; authorizationrules{=> permit();}; issuancerules{};");
     let draft = json(attest(&endpoints, &body).await, 200).await;
     let draft = draft["token"].as_str().unwrap();
     assert_eq!(header(draft), json!({"alg": "none", "typ": "JWT"}));

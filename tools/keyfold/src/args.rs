@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use keyfold_protocol::limits;
 
 /// Passkeys from a shell: made and used in an attested enclave, synced between your devices.
 ///
 /// The service that keeps them cannot use, read or guess them. This program talks only to an
 /// enclave whose evidence it has verified against the deployment's signed statement.
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES, after_long_help = LONG_HELP)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) globals: Globals,
@@ -23,6 +24,7 @@ Start:
   keyfold passkeys create  --origin https://example.org < options.json > response.json
   keyfold passkeys sign-in --origin https://example.org < options.json > response.json
   keyfold devices approve        # here; on the new device: keyfold devices join
+  keyfold recover --deployment https://keyfold.example --trust-root root.json   # all devices lost
   keyfold doctor                 # when something does not work
 
 More, and the exit statuses: keyfold --help";
@@ -38,6 +40,9 @@ Examples:
   Approve a second device (one command on each):
     keyfold devices approve
     keyfold devices join --deployment https://keyfold.example --trust-root root.json
+  Get back in with the PIN when all devices are lost; set a new PIN on a device that is in:
+    keyfold recover --deployment https://keyfold.example --trust-root root.json
+    keyfold pin change
   Without a terminal, the passphrase comes from a file or a pipe:
     keyfold --passphrase-file /dev/fd/3 passkeys create --origin https://example.org 3< secret
   See whether anybody else touched the account, and whether the service shows the same past:
@@ -58,6 +63,10 @@ Exit statuses:
   7  the deployment is not what it should be; nothing was sent to it
   8  ALARM: the service shows another past, or withholds something; also audit --verify
   9  refused by WebAuthn's rules, the enclave or the host
+  10 wrong PIN; the error says how many tries are left
+  11 recovery is locked until a device of the account sets a new PIN
+  12 policy check: the release policy releases more than the deployment accepts
+  13 policy diff: the two are not the same
 
 With --json, results are one JSON object on stdout, and failures one on stderr:
   {\"error\":{\"code\":\"wrong-passphrase\",\"message\":\"...\",\"exit\":4}}
@@ -66,6 +75,7 @@ Environment: KEYFOLD_HOME (as --home), KEYFOLD_LOG (as warn, info, debug), NO_CO
 
 /// Options of every command.
 #[derive(Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Globals {
     /// Directory of this device's keys and state [default: keyfold in the user's data directory]
     #[arg(long, global = true, env = "KEYFOLD_HOME", value_name = "DIR")]
@@ -94,9 +104,18 @@ pub(crate) enum Command {
     /// Open an account with this machine as its first device
     #[command(after_help = ENROLL)]
     Enroll(EnrollArguments),
+    /// Make this machine a device of an existing account by its PIN, where no device can approve it
+    #[command(after_help = RECOVER)]
+    Recover(EnrollArguments),
+    /// The recovery PIN
+    #[command(subcommand)]
+    Pin(PinCommand),
+    /// The account as a whole
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Sign in now, rather than when a command needs it
     Login {
-        /// Also if there is a sign-in that still serves
+        /// One of the last minutes, rather than one that still serves
         #[arg(long)]
         fresh: bool,
     },
@@ -108,9 +127,10 @@ pub(crate) enum Command {
     Passkeys(PasskeysCommand),
     /// Bring the list of passkeys up to date
     Sync,
-    /// Where the account stands, confirmed by the ledger, and what happened to it
+    /// Where the account stands, confirmed by the ledger: devices, tries of the PIN that are left, and
+    /// what happened since you last looked
     Status,
-    /// The account's history: every change of its devices, confirmed by the ledger
+    /// The account's history: every registration, recovery and change, confirmed by the ledger
     #[command(after_help = AUDIT)]
     Audit {
         /// Check the history against the devices registered now, and say what was checked
@@ -130,29 +150,82 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// For operators: what the offline keys sign
-    #[command(subcommand)]
+    /// For operators and auditors: what a deployment accepts, and who signs for it
+    #[command(subcommand, after_help = POLICY)]
     Policy(PolicyCommand),
 }
 
 const ENROLL: &str = "\
-Asks for a passphrase, which unlocks this device's user-verification key, and for a PIN of 6 to 64
-characters, with which you get back in when all devices are lost. Nobody gets more than ten guesses
+Asks for a passphrase, which unlocks this device's user-verification key, and for a PIN of 6 to 64 \
+characters, with which you get back in when all devices are lost. Nobody gets more than ten guesses \
 at the PIN.
 
 Can be repeated after a failure of any kind.";
 
-/// See [`Command::Enroll`].
+const RECOVER: &str = "\
+Asks for a passphrase, which unlocks the new device's user-verification key, and for the account's \
+PIN. A wrong PIN costs one of ten tries: exit status 10, and \"tries_left\" in the JSON error. At the \
+tenth, recovery is locked: exit status 11, until a device of the account runs: keyfold pin change
+
+While the ledger is down, nobody recovers: exit status 5, error code ledger-unreachable. Signing in \
+goes on. A try that was sent may still count, and may still succeed: run recover again later; before \
+it tries the PIN it looks whether this device got in.";
+
+const CHANGE_PIN: &str = "\
+Asks for the new PIN twice, and for this device's passphrase. Lifts a lockout: the count of wrong tries \
+starts again. Asks for a fresh sign-in.";
+
+const DELETE: &str = "\
+All of its passkeys are gone, on all devices, for good: nobody can bring them back, with or without the \
+PIN. Asks for this device's passphrase and a fresh sign-in. Afterwards `keyfold enroll` opens a new \
+account for the same person.";
+
+/// See [`Command::Pin`].
+#[derive(Subcommand)]
+pub(crate) enum PinCommand {
+    /// Set a new PIN; lifts a lockout
+    #[command(after_help = CHANGE_PIN)]
+    Change {
+        /// Read the new PIN from the first line of this file
+        #[arg(long, value_name = "FILE")]
+        pin_file: Option<PathBuf>,
+    },
+}
+
+/// See [`Command::Account`].
+#[derive(Subcommand)]
+pub(crate) enum AccountCommand {
+    /// End the account for good, with all its passkeys
+    #[command(after_help = DELETE)]
+    Delete {
+        /// Without asking
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// See [`Command::Enroll`] and [`Command::Recover`].
 #[derive(Args)]
 pub(crate) struct EnrollArguments {
     #[command(flatten)]
     pub(crate) deployment: DeploymentArguments,
     /// This device's name [default: the machine's]
-    #[arg(long)]
+    #[arg(long, value_parser = device_name)]
     pub(crate) name: Option<String>,
     /// Read the PIN from the first line of this file
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: Option<PathBuf>,
+}
+
+/// A name that the account takes; before anything is asked or sent.
+fn device_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("a device needs a name".into()),
+        length if length > limits::NAME => {
+            Err(format!("longer than {} bytes; shorten it", limits::NAME))
+        }
+        _ => Ok(text.into()),
+    }
 }
 
 /// Which deployment, and whom to believe about it. Needed once.
@@ -195,11 +268,11 @@ pub(crate) enum DevicesCommand {
 }
 
 const APPROVE: &str = "\
-The code is a secret between the two devices: the service relays their messages but can neither read
+The code is a secret between the two devices: the service relays their messages but can neither read \
 nor forge them. Compare the fingerprint here with the one the new device shows before you say yes.
 
 With --json, the code is printed on stderr as soon as it exists:
-  {\"event\":\"pairing-code\",\"code\":\"...\",\"qr\":\"KEYFOLD:PAIR:1:...\"}";
+  {\"event\":\"pairing-code\",\"code\":\"...\",\"qr\":\"KEYFOLD:PAIR:1:...\",\"deployment\":\"...\"}";
 
 const JOIN: &str = "\
 The code is read from stdin if that is not a terminal:
@@ -211,7 +284,7 @@ pub(crate) struct JoinArguments {
     #[command(flatten)]
     pub(crate) deployment: DeploymentArguments,
     /// This device's name [default: the machine's]
-    #[arg(long)]
+    #[arg(long, value_parser = device_name)]
     pub(crate) name: Option<String>,
 }
 
@@ -272,8 +345,8 @@ const CREATE: &str = "\
     keyfold passkeys create --origin https://example.org |
     curl -s -d @- https://example.org/webauthn/register/finish
 
-A passkey for the same user of the same site is replaced, unless the options exclude it.
-User verification is the passphrase: asked for when the site requires it, or evaluates PRF inputs;
+A passkey for the same user of the same site is replaced, unless the options exclude it. \
+User verification is the passphrase: asked for when the site requires it, or evaluates PRF inputs; \
 when it prefers it, an empty answer goes on without.";
 
 const SIGN_IN: &str = "\
@@ -284,12 +357,65 @@ const SIGN_IN: &str = "\
 Where several passkeys fit, they are listed and one is chosen with --credential.";
 
 const AUDIT: &str = "\
-The service cannot leave anything out: each event is one version of the account in the ledger, the
-events are hashed into a chain, and its head is confirmed by the ledger at this moment.";
+The service cannot leave anything out: each event is one version of the account in the ledger, the \
+events are hashed into a chain, and its head is confirmed by the ledger at this moment.
+
+Of a try of the PIN, pin-tried is the charge, before anything was compared; pin-wrong or recovered is \
+what came of it. A charge without either was overtaken by another change, and counts.";
+
+const POLICY: &str = "\
+From a first description to a signed statement, and what to do when it changes:
+  keyfold policy init --profile snp-direct --out deployment.toml    # then fill it in
+  keyfold policy show deployment.toml                               # what a signature would mean
+  keyfold policy emit deployment.toml --out texts                   # for HSM and attestation
+  keyfold policy key --out alice.key                                # each holder, offline
+  keyfold policy trust-root --threshold 2 --key HEX --key HEX --out root.json
+  keyfold policy sign --deployment deployment.toml --trust-root root.json \\
+      --key alice.key --partial --out alice.json                    # first holder
+  keyfold policy sign --deployment deployment.toml --trust-root root.json \\
+      --key bob.key --signed alice.json --out statement.json        # second holder
+  keyfold policy check --deployment deployment.toml --policy key.json
+  keyfold policy diff old/deployment.toml deployment.toml";
+
+const SIGN: &str = "\
+Look at what you sign first: keyfold policy show deployment.toml
+
+The statement is made from the description on this machine. When you add to a file that other holders \
+have signed (--signed), it must hold exactly that statement, byte by byte; else nothing is signed.
+
+Without --partial, nothing is written unless enough keys have signed for clients to accept it.";
+
+const CHECK: &str = "\
+The policy is the file that `policy emit` wrote, or what Managed HSM answers for the key:
+  az rest --resource https://managedhsm.azure.net \\
+      --url 'https://HSM.managedhsm.azure.net/keys/KEY?api-version=7.4' > key.json
+or the release_policy object in that: {\"contentType\": ..., \"data\": ..., \"immutable\": true}.
+
+Exit status 12 and the reasons, if any way to get the key is open to a guest that the host can debug \
+or take elsewhere, to code or a configuration that the deployment does not list, to a container of \
+any policy, under tokens of another attestation service, or if the policy can be replaced. The check \
+errs on one side: a policy that means the same in other words may be refused.";
 
 /// See [`Command::Policy`].
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
+    /// Write a description of a deployment to fill in, with what each entry means
+    Init {
+        /// How the code is attested
+        #[arg(long, value_enum)]
+        profile: ProfileName,
+        /// Where to put it
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Show what a description or a statement accepts: the page that an auditor signs off
+    Show {
+        /// A deployment.toml, or a statement
+        file: PathBuf,
+        /// Check the statement's signatures, serial and time against this trust root
+        #[arg(long, value_name = "FILE")]
+        trust_root: Option<PathBuf>,
+    },
     /// Make an offline signing key in a new file, and print its public half
     Key {
         /// Where to put the private key
@@ -309,7 +435,8 @@ pub(crate) enum PolicyCommand {
         out: PathBuf,
     },
     /// Make the deployment's statement from its description, and sign it
-    Statement {
+    #[command(after_help = SIGN)]
+    Sign {
         /// The description of the deployment
         #[arg(long, value_name = "FILE")]
         deployment: PathBuf,
@@ -319,10 +446,53 @@ pub(crate) enum PolicyCommand {
         /// The trust root that clients pin; the result is checked against it
         #[arg(long, value_name = "FILE")]
         trust_root: PathBuf,
+        /// A file that other holders have signed, to add to
+        #[arg(long, value_name = "FILE")]
+        signed: Option<PathBuf>,
+        /// Write the file although more holders have to sign it
+        #[arg(long)]
+        partial: bool,
         /// Where to put the signed statement
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Write what is made from a description: release policy, attestation policy, statement, page
+    Emit {
+        /// The description of the deployment
+        deployment: PathBuf,
+        /// The folder to write to
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Check that a release policy releases the root key to nothing but what a description accepts
+    #[command(after_help = CHECK)]
+    Check {
+        /// The description of the deployment
+        #[arg(long, value_name = "FILE")]
+        deployment: PathBuf,
+        /// The release policy, or Managed HSM's answer with it
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// Pass a policy that whoever manages the key can replace, and so take the key
+        #[arg(long)]
+        accept_a_policy_that_can_be_replaced: bool,
+    },
+    /// Say what changed between two descriptions or statements, and whether more is accepted
+    Diff {
+        /// The one in force
+        older: PathBuf,
+        /// The one that is to follow
+        newer: PathBuf,
+    },
+}
+
+/// A workload profile.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProfileName {
+    /// An image booted directly as an SNP guest
+    SnpDirect,
+    /// A confidential container on Azure
+    Aci,
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ const FILE: &str = "deployment.json";
 /// The newest format known.
 const FORMAT: u32 = 1;
 
-/// What `enroll` and `devices join` were told, and later commands remember.
+/// What `enroll`, `recover` and `devices join` were told, and later commands remember.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
@@ -42,7 +42,15 @@ impl Config {
             _ => return Err(incomplete()),
         };
         let minimum_serial = arguments.minimum_serial;
-        Ok(Self { format: FORMAT, url, trust_root, minimum_serial, sign_in_as: None })
+        let remembered = Self::load(home)?;
+        let sign_in_as = remembered.as_ref().and_then(|known| known.sign_in_as.clone());
+        let config = Self { format: FORMAT, url, trust_root, minimum_serial, sign_in_as };
+        match remembered {
+            Some(known) if !known.is_same_deployment(&config) => {
+                Err(other_deployment(home, &known))
+            }
+            _ => Ok(config),
+        }
     }
 
     /// The file's content; `None` where there is none yet.
@@ -78,11 +86,26 @@ impl Config {
         write().map_err(|error| Failure::file(&path, &error))
     }
 
-    /// Remembers whom to sign in as at a dev cloud, where that was said.
+    /// Remembers whom to sign in as at a dev cloud, where that was said. One device is one person's.
     #[cfg(feature = "development")]
-    pub(crate) fn signing_in_as(mut self, name: Option<&str>) -> Self {
-        self.sign_in_as = name.map(Into::into).or(self.sign_in_as);
-        self
+    pub(crate) fn signing_in_as(mut self, name: Option<&str>) -> Result<Self, Failure> {
+        let Some(name) = name else { return Ok(self) };
+        match self.sign_in_as.replace(name.into()) {
+            Some(known) if known != name => {
+                let message = format!(
+                    "this device signs in as {known}, not as {name}; use another directory for \
+                     another person: --home DIR"
+                );
+                Err(Failure::new(Exit::SignIn, "other-account", message))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether both are one deployment, believed for the same reason.
+    fn is_same_deployment(&self, other: &Self) -> bool {
+        let url = |config: &Self| config.url.trim_end_matches('/').to_owned();
+        url(self) == url(other) && self.trust_root == other.trust_root
     }
 
     /// Whom to sign in as at a dev cloud.
@@ -100,10 +123,21 @@ impl Config {
     }
 }
 
-fn read_trust_root(file: &Path) -> Result<TrustRoot, Failure> {
+/// A directory is one deployment's: what was seen of it says nothing of another.
+fn other_deployment(home: &Path, known: &Config) -> Failure {
+    let message = format!(
+        "{} belongs to the deployment at {}, under the trust root of that time; for another \
+         deployment or trust root use another directory: --home DIR",
+        home.display(),
+        known.url
+    );
+    Failure::new(Exit::Device, "other-deployment", message)
+}
+
+/// A file with the keys that sign a deployment's statements.
+pub(crate) fn read_trust_root(file: &Path) -> Result<TrustRoot, Failure> {
     let bytes = fs::read(file).map_err(|error| Failure::file(file, &error))?;
-    TrustRoot::from_json(&bytes)
-        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
+    TrustRoot::from_json(&bytes).map_err(|error| Failure::content("usage", file, error))
 }
 
 #[cfg(test)]
@@ -134,6 +168,23 @@ mod tests {
         config.save(home.path()).unwrap();
         assert_eq!(Config::new(home.path(), &nothing).unwrap(), config);
         assert_eq!(config.settings().minimum_serial, 7);
+        // Somebody else, at the same deployment or another, needs another directory.
+        #[cfg(feature = "development")]
+        {
+            let as_whom = |name| config.clone().signing_in_as(name).map(|it| it.sign_in_as);
+            assert_eq!(as_whom(None).unwrap(), as_whom(Some("ana")).unwrap());
+            assert_eq!(as_whom(Some("bob")).unwrap_err().code(), "other-account");
+        }
+        let again = Config::new(home.path(), &arguments(home.path())).unwrap();
+        assert_eq!(again, config);
+        let elsewhere = Some("https://keyfold.test".into());
+        let other = DeploymentArguments { deployment: elsewhere, ..arguments(home.path()) };
+        assert_eq!(Config::new(home.path(), &other).unwrap_err().code(), "other-deployment");
+        let other = arguments(home.path());
+        fs::write(home.path().join("root.json"), ROOT.replace("3d40", "3d41")).unwrap();
+        let refused = Config::new(home.path(), &other).unwrap_err();
+        assert_eq!(refused.code(), "other-deployment");
+        assert!(refused.to_string().contains("--home DIR"), "{refused}");
         // Half of it is no other deployment.
         let half = DeploymentArguments { trust_root: None, ..arguments(home.path()) };
         assert_eq!(Config::new(home.path(), &half).unwrap_err().code(), "usage");
@@ -156,6 +207,7 @@ mod tests {
             fs::write(home.path().join(FILE), content).unwrap();
             assert_eq!(Config::load(home.path()).unwrap_err().code(), "damaged", "{content}");
         }
+        fs::remove_file(home.path().join(FILE)).unwrap();
         let mut config = Config::new(home.path(), &arguments(home.path())).unwrap();
         config.format = 2;
         config.save(home.path()).unwrap();

@@ -67,26 +67,49 @@ impl Context {
     /// As [`Self::device`], before anything was asked of the network.
     pub(crate) fn unverified(&self) -> Result<Device, Failure> {
         let config = Config::load(&self.home)?.ok_or(keyfold_client::Error::NotRegistered)?;
-        self.with_keys(&config, self.store()?.load_keys()?)
+        self.with_keys(&self.signing_in(config)?, self.store()?.load_keys()?)
     }
 
-    /// A device that `enroll` or `join` sets up: makes its keys where there are none yet, verifies
-    /// the deployment, and remembers which one it was.
+    /// A device that `enroll`, `recover` or `join` sets up: verifies the deployment, makes its keys where
+    /// there are none yet, and remembers which deployment it was.
     pub(crate) async fn new_device(&self, config: Config) -> Result<Device, Failure> {
         let store = self.store()?;
         if store.load()?.account.is_some_and(|account| account.registered) {
             return Err(keyfold_client::Error::AlreadyRegistered.into());
         }
-        #[cfg(feature = "development")]
-        let config = config.signing_in_as(self.sign_in_as.as_deref());
-        let keys = match store.load_keys() {
-            Err(StoreError::NoKeys { .. }) => store.create_keys(&self.new_passphrase()?)?,
-            loaded => loaded?,
+        let config = self.signing_in(config)?;
+        let (keys, are_new) = match store.load_keys() {
+            Err(StoreError::NoKeys { .. }) => (SoftwareKeys::generate(), true),
+            loaded => (loaded?, false),
+        };
+        let from_file = match &self.passphrase_file {
+            Some(file) if are_new => Some(self.secret_file(file)?),
+            None if are_new && !self.person.is_present() => return Err(no_passphrase()),
+            _ => None,
         };
         let device = self.with_keys(&config, keys)?;
         self.verify(&device).await?;
+        if are_new {
+            // Nobody is asked for one by a deployment that is none.
+            let typed = match from_file {
+                Some(typed) => Some(typed),
+                None => self.person.new_secret("New passphrase for this device")?,
+            };
+            let passphrase = passphrase(&typed.ok_or_else(no_passphrase)?)?;
+            store.save_keys(&device.keys, &passphrase)?;
+        }
         config.save(&self.home)?;
         Ok(device)
+    }
+
+    #[cfg(feature = "development")]
+    fn signing_in(&self, config: Config) -> Result<Config, Failure> {
+        config.signing_in_as(self.sign_in_as.as_deref())
+    }
+
+    #[cfg(not(feature = "development"))]
+    fn signing_in(&self, config: Config) -> Result<Config, Failure> {
+        Ok(config)
     }
 
     fn with_keys(&self, config: &Config, keys: SoftwareKeys) -> Result<Device, Failure> {
@@ -104,7 +127,7 @@ impl Context {
 
     fn token_source(&self, config: &Config) -> Result<Arc<dyn TokenSource>, Failure> {
         #[cfg(feature = "development")]
-        if let Some(name) = self.sign_in_as.as_deref().or(config.sign_in_as()) {
+        if let Some(name) = config.sign_in_as() {
             let source = keyfold_client::identity::DevSignIn::new(name);
             return Ok(Arc::new(source.map_err(keyfold_client::Error::from)?));
         }
@@ -160,24 +183,28 @@ impl Context {
         Err(StoreError::WrongPassphrase.into())
     }
 
-    fn new_passphrase(&self) -> Result<Passphrase, Failure> {
-        let typed = match &self.passphrase_file {
-            Some(file) => Some(self.secret_file(file)?),
-            None => self.person.new_secret("New passphrase for this device")?,
-        };
-        passphrase(&typed.ok_or_else(no_passphrase)?)
-    }
-
     /// A new PIN, from `file` or typed twice.
     pub(crate) fn new_pin(&self, file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
         let typed = match file {
             Some(file) => Some(self.secret_file(file)?),
             None => self.person.new_secret("New recovery PIN")?,
         };
-        typed.ok_or_else(|| {
-            let message = "a PIN is needed and nobody can be asked; use --pin-file";
-            Failure::new(Exit::Device, "no-pin", message)
-        })
+        typed.ok_or_else(no_pin)
+    }
+
+    /// The PIN that the account has, from `file` or typed.
+    pub(crate) fn pin(&self, file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
+        let typed = match file {
+            Some(file) => Some(self.secret_file(file)?),
+            None => self.person.secret("Recovery PIN of the account")?,
+        };
+        typed.ok_or_else(no_pin)
+    }
+
+    /// Says why nothing happens for a moment.
+    pub(crate) fn stretching(&self) {
+        let text = "Stretching the PIN on this device, which makes it slow to guess ...";
+        self.out.event(&serde_json::json!({"event": "stretching-pin"}), text);
     }
 
     fn secret_file(&self, file: &Path) -> Result<Zeroizing<String>, Failure> {
@@ -214,6 +241,11 @@ fn passphrase(typed: &str) -> Result<Passphrase, Failure> {
 fn no_passphrase() -> Failure {
     let message = "the passphrase is needed and nobody can be asked; use --passphrase-file";
     Failure::new(Exit::Device, "no-passphrase", message)
+}
+
+fn no_pin() -> Failure {
+    let message = "a PIN is needed and nobody can be asked; use --pin-file";
+    Failure::new(Exit::Device, "no-pin", message)
 }
 
 /// `keyfold` in the user's data directory.

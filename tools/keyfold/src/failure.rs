@@ -1,17 +1,21 @@
 //! What went wrong: one code, one exit status, one sentence on what to do.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use keyfold_client::Error;
 use keyfold_client::deployment::DeploymentError;
+use keyfold_client::error::Problem;
 use keyfold_client::identity::IdentityError;
 use keyfold_client::pairing::PairingError;
 use keyfold_client::store::StoreError;
 use keyfold_client::webauthn::WebAuthnError;
+use keyfold_protocol::client::Refusal;
 use serde_json::{Value, json};
 
-use crate::output::{Output, passkey_json, printable};
+use crate::output::{Output, passkey_json, printable, printable_lines};
 
 /// Exit statuses, as the help lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,14 @@ pub(crate) enum Exit {
     Alarm = 8,
     /// Refused by WebAuthn's rules, the enclave or the host.
     Refused = 9,
+    /// Not the PIN; tries are left.
+    WrongPin = 10,
+    /// No tries are left.
+    Locked = 11,
+    /// A release policy would release the root key to what the deployment does not accept.
+    ReleasePolicy = 12,
+    /// Two deployments or statements are not the same.
+    Different = 13,
 }
 
 /// A failure on its way to the person.
@@ -44,11 +56,20 @@ pub(crate) struct Failure {
     message: String,
     /// Further members of the JSON form.
     details: Value,
+    /// The message is about a file of this machine, and its lines stay lines. What a service says
+    /// is one.
+    has_lines: bool,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
-        Self { exit, code: code.into(), message: message.into(), details: json!({}) }
+        Self {
+            exit,
+            code: code.into(),
+            message: message.into(),
+            details: json!({}),
+            has_lines: false,
+        }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -56,13 +77,35 @@ impl Failure {
     }
 
     /// A file that cannot be read or written.
-    pub(crate) fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::new(Exit::Device, "file", format!("{}: {error}", path.display()))
+    pub(crate) fn file(path: &Path, error: &io::Error) -> Self {
+        let do_this = match error.kind() {
+            io::ErrorKind::NotFound => "check the path",
+            io::ErrorKind::AlreadyExists => "it is not written over; name another",
+            io::ErrorKind::PermissionDenied => "check who may read and write it",
+            io::ErrorKind::StorageFull => "free some space and try again",
+            _ => "check the file and its disk",
+        };
+        Self::new(Exit::Device, "file", format!("{}: {error}; {do_this}", path.display()))
+    }
+
+    /// A file whose content is not what it should be. Parsers point at the place over several lines.
+    pub(crate) fn content(code: &str, path: &Path, error: impl fmt::Display) -> Self {
+        let error = error.to_string();
+        let message = format!("{}: {}", path.display(), error.trim_end());
+        Self { has_lines: true, ..Self::new(Exit::Usage, code, message) }
     }
 
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details[name] = value.into();
         self
+    }
+
+    /// What the host's operator asks for.
+    fn of_request(self, problem: &Problem) -> Self {
+        match &problem.request_id {
+            Some(id) => self.with("request_id", id.as_str()),
+            None => self,
+        }
     }
 
     #[cfg(test)]
@@ -77,7 +120,8 @@ impl Failure {
     }
 
     fn to_text(&self) -> String {
-        let mut text = printable(&self.message);
+        let printable_message = if self.has_lines { printable_lines } else { printable };
+        let mut text = printable_message(&self.message);
         for candidate in self.details["candidates"].as_array().into_iter().flatten() {
             let member = |name: &str| printable(candidate[name].as_str().unwrap_or_default());
             text += &format!("\n  --credential {}  {}", member("credential"), member("name"));
@@ -105,14 +149,24 @@ impl From<Error> for Failure {
         let (exit, code) = classify(&error);
         let failure = Self::new(exit, &code, error.to_string());
         match &error {
-            Error::Host(problem) => match &problem.request_id {
-                Some(id) => failure.with("request_id", id.as_str()),
-                None => failure,
-            },
+            Error::NotRegistered => Self { message: NOT_REGISTERED.into(), ..failure },
+            Error::Host(problem) => failure.of_request(problem),
+            Error::Refused(Refusal::WrongPin(left)) => failure.with("tries_left", *left),
+            Error::Refused(Refusal::Locked) => failure.with("tries_left", 0),
+            Error::TryUnanswered(cause) => {
+                let failure = failure.with("may_have_counted", true);
+                match &**cause {
+                    Error::Host(problem) => failure.of_request(problem),
+                    _ => failure,
+                }
+            }
             _ => failure,
         }
     }
 }
+
+const NOT_REGISTERED: &str = "this device belongs to no account yet. To open one: keyfold enroll. To join one \
+     with a device that is in: keyfold devices join. When none is left: keyfold recover";
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
@@ -163,6 +217,13 @@ fn classify(error: &Error) -> (Exit, String) {
         Error::Pin(_) => (Exit::Usage, "pin-refused"),
         Error::Store(error) => (Exit::Device, store_code(error)),
         Error::Pairing(error) => pairing_code(error),
+        // At zero the account was locked by it.
+        Error::Refused(Refusal::WrongPin(1..)) => (Exit::WrongPin, "wrong-pin"),
+        Error::Refused(Refusal::WrongPin(0) | Refusal::Locked) => (Exit::Locked, "recovery-locked"),
+        Error::TryUnanswered(cause) => match &**cause {
+            Error::Host(problem) if problem.name.starts_with("ledger-") => return classify(cause),
+            _ => (Exit::Unavailable, "try-unanswered"),
+        },
         Error::Refused(refusal) => {
             return (Exit::Refused, format!("refused-{}", kebab(&format!("{refusal:?}"))));
         }
@@ -180,6 +241,7 @@ fn classify(error: &Error) -> (Exit, String) {
         Error::NotRegistered => (Exit::Device, "not-registered"),
         Error::AlreadyRegistered => (Exit::Device, "already-registered"),
         Error::AccountExists => (Exit::Device, "account-exists"),
+        Error::NoAccount => (Exit::Device, "no-account"),
         Error::NoSuchPasskey => (Exit::Refused, "no-such-passkey"),
         Error::TooLong { .. } => (Exit::Usage, "too-long"),
         Error::Contended(_) => (Exit::Unavailable, "contended"),
@@ -218,6 +280,7 @@ fn pairing_code(error: &PairingError) -> (Exit, &'static str) {
     match error {
         PairingError::NotACode | PairingError::Mistyped => (Exit::Usage, "pairing-code"),
         PairingError::TimedOut => (Exit::Unavailable, "pairing-timed-out"),
+        PairingError::Declined => (Exit::Refused, "pairing-declined"),
         PairingError::Used => (Exit::Refused, "pairing-used"),
         PairingError::OtherAccount { .. } => (Exit::SignIn, "pairing-other-account"),
         PairingError::Forged => (Exit::Alarm, "pairing-forged"),
@@ -240,9 +303,8 @@ fn kebab(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use keyfold_client::error::{Fork, Problem, Unreachable};
+    use keyfold_client::error::{Fork, Unreachable};
     use keyfold_client::webauthn::Origin;
-    use keyfold_protocol::client::Refusal;
 
     use super::*;
 
@@ -276,12 +338,53 @@ mod tests {
             (Error::NotRegistered, 4, "not-registered"),
             (PairingError::Forged.into(), 8, "pairing-forged"),
             (PairingError::Mistyped.into(), 2, "pairing-code"),
+            (PairingError::Declined.into(), 9, "pairing-declined"),
             (Error::Refused(Refusal::LastDevice), 9, "refused-last-device"),
+            (Error::Refused(Refusal::Closed), 9, "refused-closed"),
+            (Error::Refused(Refusal::WrongPin(1)), 10, "wrong-pin"),
+            (Error::Refused(Refusal::WrongPin(0)), 11, "recovery-locked"),
+            (Error::Refused(Refusal::Locked), 11, "recovery-locked"),
+            (Error::NoAccount, 4, "no-account"),
+            (unanswered(problem("ledger-unreachable", 503)), 5, "ledger-unreachable"),
+            (unanswered(problem("ledger-refused", 503)), 5, "ledger-refused"),
+            (unanswered(problem("enclave-starting", 503)), 5, "try-unanswered"),
+            (unanswered(Error::Unexpected("x")), 5, "try-unanswered"),
         ] {
             let failure = Failure::from(error);
             assert_eq!((failure.exit as u8, failure.code()), (exit, code));
             assert_eq!(failure.to_json()["error"]["exit"], exit);
         }
+    }
+
+    #[test]
+    fn a_parsers_lines_stay_and_a_services_do_not() {
+        let shown = "line 2\n  |\n2 | x\x1b\n  | ^\nno value\n";
+        let own = Failure::content("policy", Path::new("it.toml"), shown);
+        assert_eq!(own.to_text(), "it.toml: line 2\n  |\n2 | x\u{fffd}\n  | ^\nno value");
+        let Error::Host(mut said) = problem("busy", 503) else { panic!() };
+        said.detail = "wait\nerror: all is lost".into();
+        assert_eq!(Failure::from(Error::Host(said)).to_text().lines().count(), 1);
+    }
+
+    fn unanswered(cause: Error) -> Error {
+        Error::TryUnanswered(Box::new(cause))
+    }
+
+    #[test]
+    fn how_a_try_ended_is_in_the_json() {
+        for left in [9, 0] {
+            let json = Failure::from(Error::Refused(Refusal::WrongPin(left))).to_json();
+            assert_eq!(json["error"]["tries_left"], left);
+        }
+        assert_eq!(
+            Failure::from(Error::Refused(Refusal::Locked)).to_json()["error"]["tries_left"],
+            0
+        );
+        let json = Failure::from(unanswered(problem("ledger-unreachable", 503))).to_json();
+        assert_eq!(json["error"]["may_have_counted"], true);
+        assert_eq!(json["error"]["request_id"], "r-1");
+        let text = json["error"]["message"].as_str().unwrap();
+        assert!(text.contains("may have counted") && text.contains("ledger-unreachable"), "{text}");
     }
 
     #[test]

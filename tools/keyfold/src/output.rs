@@ -113,6 +113,20 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if is_steering(c) { '\u{fffd}' } else { c }).collect()
 }
 
+/// As [`printable`], of a text of several lines: they stay lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// "1 device", "2 devices".
+pub(crate) fn counted(count: impl TryInto<u64>, one: &str, many: &str) -> String {
+    // What does not fit is many.
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {one}"),
+        count => format!("{count} {many}"),
+    }
+}
+
 /// Columns under a header. Cells are made printable; `style` may colour one afterwards.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     styled_table(header, rows, |_, cell| cell.into())
@@ -181,6 +195,11 @@ pub(crate) fn audit_kind(kind: AuditKind) -> &'static str {
         AuditKind::DeviceAdded => "device-added",
         AuditKind::DeviceRevoked => "device-revoked",
         AuditKind::Anchored => "anchored",
+        AuditKind::PinChanged => "pin-changed",
+        AuditKind::TryCharged => "pin-tried",
+        AuditKind::TryFailed => "pin-wrong",
+        AuditKind::Recovered => "recovered",
+        AuditKind::Deleted => "deleted",
     }
 }
 
@@ -194,6 +213,12 @@ pub(crate) fn overview_json(overview: &Overview, this: &DeviceId) -> Value {
         "vault": point_json(&overview.vault),
         "anchor": point_json(&overview.anchor),
         "devices": devices.map(device).collect::<Vec<_>>(),
+        "recovery": {
+            "failures": overview.failures,
+            "tries_left": overview.tries_left(),
+            "locked": overview.tries_left() == 0,
+            "failed_since": overview.failed_since(),
+        },
         "news": overview.news.iter().map(audit_json).collect::<Vec<_>>(),
     })
 }
@@ -226,6 +251,13 @@ mod tests {
         ] {
             assert_eq!(printable(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn lines_stay_lines_and_one_is_not_many() {
+        assert_eq!(printable_lines("a\x1b\n  | ^\r\nc"), "a\u{fffd}\n  | ^\nc");
+        let devices = [0, 1, 2].map(|count| counted(count, "device", "devices"));
+        assert_eq!(devices, ["0 devices", "1 device", "2 devices"]);
     }
 
     #[test]

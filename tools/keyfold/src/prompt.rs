@@ -24,6 +24,11 @@ impl Person {
         Self { present: !no_input && terminal().is_ok() }
     }
 
+    /// Whether somebody can be asked.
+    pub(crate) fn is_present(self) -> bool {
+        self.present
+    }
+
     /// A secret, typed without echo; `None` when nobody can be asked.
     pub(crate) fn secret(self, prompt: &str) -> Result<Option<Zeroizing<String>>, Failure> {
         if !self.present {

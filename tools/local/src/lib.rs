@@ -8,4 +8,4 @@ mod program;
 mod setup;
 
 pub use program::{Binaries, Program};
-pub use setup::{Deployment, Options};
+pub use setup::{Deployment, Machine, Options, Place};

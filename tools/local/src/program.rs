@@ -1,6 +1,6 @@
 //! Programs of the project, started and stopped.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ pub struct Binaries {
     pub dev_cloud: PathBuf,
     /// `keyfold`, built with the feature `development`.
     pub cli: PathBuf,
+    /// `keyfold-vm`.
+    pub vm: PathBuf,
 }
 
 impl Binaries {
@@ -40,6 +42,8 @@ impl Binaries {
             host: find("keyfold-host")?,
             dev_cloud: find("keyfold-dev-cloud")?,
             cli: find("keyfold")?,
+            // Wanted by those alone who want a machine: starting it says so.
+            vm: folder.join("keyfold-vm"),
         })
     }
 }
@@ -70,6 +74,20 @@ impl Program {
         self.child.id()
     }
 
+    /// Process ids of the programs that it has started and that run.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn children(&self) -> Result<Vec<i32>> {
+        let mut found = Vec::new();
+        // Children belong to the thread that made them.
+        for task in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|id| id.parse::<i32>().ok()));
+        }
+        Ok(found)
+    }
+
     /// `kill -9`, and waits until it is gone.
     ///
     /// # Errors
@@ -79,13 +97,12 @@ impl Program {
         Ok(())
     }
 
-    /// SIGTERM, and waits until it is gone; `kill -9` after ten seconds.
+    /// SIGTERM, and waits until it is gone; `kill -9` after half a minute.
     ///
     /// # Errors
     /// When the system refuses, or it had to be killed.
     pub fn stop(&mut self) -> Result<()> {
-        let id = i32::try_from(self.child.id()).context("process id")?;
-        kill(Pid::from_raw(id), Signal::SIGTERM).with_context(|| self.name)?;
+        self.signal(Signal::SIGTERM)?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
             if self.child.try_wait()?.is_some() {
@@ -97,6 +114,19 @@ impl Program {
         bail!("{} did not stop on SIGTERM; its log is {}", self.name, self.log.display())
     }
 
+    /// SIGHUP: a program that knows it reads its configuration again.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn reload(&self) -> Result<()> {
+        self.signal(Signal::SIGHUP)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.child.id()).context("process id")?;
+        kill(Pid::from_raw(id), signal).with_context(|| self.name)
+    }
+
     /// An error that says why the program is gone, if it is.
     ///
     /// # Errors
@@ -105,7 +135,7 @@ impl Program {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => {
-                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                let log = fs::read_to_string(&self.log).unwrap_or_default();
                 let lines: Vec<_> = log.lines().collect();
                 let last = lines[lines.len().saturating_sub(20)..].join("\n  ");
                 bail!(

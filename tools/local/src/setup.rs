@@ -1,7 +1,9 @@
 //! Setting a deployment up: the operator's steps, in their order.
 
 use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,8 +15,11 @@ use keyfold_attestation_policy::deployment::Deployment as Description;
 use keyfold_attestation_policy::signing::{SigningKey, assemble_statement};
 use keyfold_attestation_policy::trust_root::TrustRoot;
 use keyfold_dev_cloud::Endpoints;
+use keyfold_image::command_line::PORT;
+use keyfold_image::initrd::ENCLAVE;
 use keyfold_protocol::ids::Digest;
 use keyfold_protocol::transcript::config_hash;
+use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,6 +27,8 @@ use time::format_description::well_known::Rfc3339;
 use crate::program::{Binaries, Program};
 
 const NAME: &str = "keyfold-local";
+/// Folder of the machine, where there is one.
+const MACHINE: &str = "machine";
 /// Tests and the bench change more in a minute than a person does.
 const NO_LIMIT: u32 = 1_000_000;
 const KEY_NAME: &str = "keyfold-root";
@@ -30,7 +37,7 @@ const CLIENT: &str = "keyfold";
 /// What may differ between deployments on this machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Enclaves, each a process with a pipe.
+    /// Enclaves, each with a link of its own.
     pub enclaves: usize,
     /// "reports" or "always".
     pub fresh_read: &'static str,
@@ -38,11 +45,45 @@ pub struct Options {
     pub receipt_latency_ms: u64,
     /// Where RSA keys of dev clouds are kept between runs; spares each start some seconds.
     pub key_cache: Option<PathBuf>,
+    /// Whether the root key's release policy stays as it is for good, as it should. Moving to another
+    /// image needs one that can be extended.
+    pub policy_is_immutable: bool,
+    /// Where the enclaves are, and how the host reaches them.
+    pub place: Place,
+}
+
+/// Where enclaves are.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// Children of the host, on pipes.
+    Children,
+    /// Processes beside the host, on Unix sockets. Each serves one link and ends.
+    Beside,
+    /// In a virtual machine, over vsock.
+    Machine(Machine),
+}
+
+/// A virtual machine that `keyfold-vm` boots.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Folder of a development image.
+    pub image: PathBuf,
+    /// Its processors, and with them its ports; the host links to as many as there are enclaves.
+    pub cpus: u8,
+    /// What its clock shows at the start, instead of the time.
+    pub clock: Option<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { enclaves: 1, fresh_read: "reports", receipt_latency_ms: 2, key_cache: None }
+        Self {
+            enclaves: 1,
+            fresh_read: "reports",
+            receipt_latency_ms: 2,
+            key_cache: None,
+            policy_is_immutable: true,
+            place: Place::Children,
+        }
     }
 }
 
@@ -62,9 +103,13 @@ pub struct Deployment {
     pub binaries: Binaries,
     /// The dev cloud.
     pub cloud: Program,
-    /// The host, and with it its enclaves.
+    /// The host, and with it its children.
     pub host: Program,
+    /// The enclaves beside it, or `keyfold-vm`.
+    pub beside: Vec<Program>,
     options: Options,
+    ports: [u16; 2],
+    root: Digest,
 }
 
 impl Deployment {
@@ -77,39 +122,93 @@ impl Deployment {
         let folder = folder.canonicalize()?;
         let mut cloud = start_cloud(&folder, &binaries, &options)?;
         let endpoints = wait_for_cloud(&folder, &mut cloud).await?;
-        let [public, admin] = [free_port()?, free_port()?];
-        let description = Parts {
-            folder: &folder,
-            binaries: &binaries,
-            options: &options,
-            endpoints: &endpoints,
-            public,
+        let ports = [free_port()?, free_port()?];
+        let beside = start_beside(&folder, &binaries, &endpoints, &options)?;
+        let program = match &options.place {
+            Place::Children | Place::Beside => binaries.enclave.clone(),
+            Place::Machine(machine) => machine.image.join(ENCLAVE),
         };
-        fs::write(folder.join("host.toml"), description.host_config(admin))?;
+        let enclaves = vec![program; options.enclaves];
+        let parts = Parts { folder: &folder, options: &options, endpoints: &endpoints, ports };
+        fs::write(folder.join("host.toml"), parts.host_config(&enclaves))?;
         if !folder.join("key-created").exists() {
             // The release policy pins the workload and the configuration, not the root key's
             // commitment, which nobody knows before the first release.
-            let policy = description.read(&Digest([0; 32]))?.release_policy();
-            create_root_key(&endpoints, &policy).await.context("creating the root key")?;
+            let policy = parts.describe(&enclaves, &Digest([0; 32]))?.release_policy();
+            let key = root_key(&policy, options.policy_is_immutable);
+            administer(&endpoints, Method::POST, "/create", &key)
+                .await
+                .context("creating the root key")?;
+            fs::write(folder.join("release-policy.json"), policy)?;
             fs::write(folder.join("key-created"), "")?;
         }
         let host = start_host(&folder, &binaries)?;
         let mut deployment = Self {
-            url: format!("http://127.0.0.1:{public}"),
-            admin_url: format!("http://127.0.0.1:{admin}"),
+            url: format!("http://127.0.0.1:{}", ports[0]),
+            admin_url: format!("http://127.0.0.1:{}", ports[1]),
             trust_root: folder.join("trust-root.json"),
             folder: folder.clone(),
             endpoints: endpoints.clone(),
             binaries: binaries.clone(),
             cloud,
             host,
+            beside,
             options: options.clone(),
+            ports,
+            root: Digest([0; 32]),
         };
-        let root = deployment.wait_for_enclaves().await?;
-        let statement = description.read(&root)?.statement_payload();
-        sign_statement(&folder, &statement).context("signing the statement")?;
+        deployment.root = deployment.wait_for_enclaves().await?;
+        deployment.accept(&enclaves)?;
         deployment.wait_until_ready().await?;
         Ok(deployment)
+    }
+
+    /// Publishes a statement, of a higher serial, that accepts exactly these programs as enclaves.
+    ///
+    /// # Errors
+    /// When one cannot be read, or the statement cannot be signed.
+    pub fn accept(&self, programs: &[PathBuf]) -> Result<()> {
+        let statement = self.parts().describe(programs, &self.root)?.statement_payload();
+        sign_statement(&self.folder, &statement).context("signing the statement")
+    }
+
+    /// Lets the root key be released to exactly these programs.
+    ///
+    /// # Errors
+    /// When the policy is immutable.
+    pub async fn release_to(&self, programs: &[PathBuf]) -> Result<()> {
+        let policy = self.parts().describe(programs, &self.root)?.release_policy();
+        let key = json!({"release_policy": policy_of(&policy, false)});
+        administer(&self.endpoints, Method::PATCH, "", &key).await?;
+        fs::write(self.folder.join("release-policy.json"), policy)?;
+        Ok(())
+    }
+
+    /// Replaces the enclaves by these, one at a time, while the host serves; returns when each serves.
+    ///
+    /// # Errors
+    /// When they do not within a minute.
+    pub async fn replace_enclaves(&mut self, programs: &[PathBuf]) -> Result<()> {
+        let before = self.channel_keys().await?;
+        fs::write(self.folder.join("host.toml"), self.parts().host_config(programs))?;
+        self.options.enclaves = programs.len();
+        self.host.reload()?;
+        let wanted = programs.len();
+        self.wait("new enclaves", |state| {
+            let keys = channel_keys(state);
+            (keys.len() == wanted && keys.iter().all(|key| !before.contains(key))).then_some(())
+        })
+        .await
+    }
+
+    /// What tells the boots of enclaves apart.
+    async fn channel_keys(&mut self) -> Result<Vec<String>> {
+        self.wait("the host", |state| Some(channel_keys(state))).await
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        let Self { folder, options, endpoints, ports, .. } = self;
+        Parts { folder, options, endpoints, ports: *ports }
     }
 
     /// Starts the dev cloud again after it was stopped or killed.
@@ -135,14 +234,28 @@ impl Deployment {
     /// # Errors
     /// When the system does not tell.
     pub fn enclave_ids(&self) -> Result<Vec<i32>> {
-        let host = self.host.id();
-        let mut found = Vec::new();
-        // Children belong to the thread that made them.
-        for task in fs::read_dir(format!("/proc/{host}/task"))? {
-            let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-            found.extend(children.split_whitespace().filter_map(|id| id.parse::<i32>().ok()));
+        self.host.children()
+    }
+
+    /// Where `keyfold-vm` keeps the machine's sockets and logs.
+    pub fn machine_folder(&self) -> PathBuf {
+        self.folder.join(MACHINE)
+    }
+
+    /// Connects to a port of the machine, as a host does over vsock.
+    ///
+    /// # Errors
+    /// When nobody serves it, or the machine is not there.
+    pub fn machine_port(&self, port: u32) -> io::Result<UnixStream> {
+        let mut stream = UnixStream::connect(self.machine_folder().join("vsock"))?;
+        writeln!(stream, "CONNECT {port}")?;
+        let mut answer = String::new();
+        // Not a byte of what follows.
+        BufReader::with_capacity(1, &stream).read_line(&mut answer)?;
+        match answer.starts_with("OK ") {
+            true => Ok(stream),
+            false => Err(io::ErrorKind::ConnectionRefused.into()),
         }
-        Ok(found)
     }
 
     /// Waits until the host says it is ready, for a minute at most.
@@ -216,38 +329,88 @@ fn start_host(folder: &Path, binaries: &Binaries) -> Result<Program> {
     Program::start("keyfold-host", &mut command, &folder.join("host.log"))
 }
 
+/// The programs that the host does not start itself.
+fn start_beside(
+    folder: &Path, binaries: &Binaries, endpoints: &Endpoints, options: &Options,
+) -> Result<Vec<Program>> {
+    let enclave = |index| {
+        let mut command = Command::new(&binaries.enclave);
+        command.arg("socket").arg(socket(folder, index));
+        command.env("KEYFOLD_SIMULATED_CHIP", &endpoints.chip.dir);
+        Program::start("keyfold-enclave", &mut command, &folder.join("enclave.log"))
+    };
+    match &options.place {
+        Place::Children => Ok(Vec::new()),
+        Place::Beside => (0..options.enclaves).map(enclave).collect(),
+        Place::Machine(machine) => Ok(vec![start_machine(folder, binaries, endpoints, machine)?]),
+    }
+}
+
+/// Where an enclave beside the host listens.
+fn socket(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("enclave-{index}.socket"))
+}
+
+fn start_machine(
+    folder: &Path, binaries: &Binaries, endpoints: &Endpoints, machine: &Machine,
+) -> Result<Program> {
+    let Machine { image, cpus, clock } = machine;
+    let mut command = Command::new(&binaries.vm);
+    command.arg("--image").arg(image).arg("--dir").arg(folder.join(MACHINE));
+    command.arg("--chip").arg(&endpoints.chip.dir);
+    command.arg("--cpus").arg(cpus.to_string());
+    if let Some(clock) = clock {
+        command.arg("--clock").arg(clock);
+    }
+    Program::start("keyfold-vm", &mut command, &folder.join("vm.log"))
+}
+
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn channel_keys(state: &Value) -> Vec<String> {
+    let enclaves = state["enclaves"].as_array().into_iter().flatten();
+    enclaves.filter_map(|enclave| enclave["channel_key"].as_str().map(str::to_owned)).collect()
 }
 
 /// What the files of a deployment are made of.
 struct Parts<'a> {
     folder: &'a Path,
-    binaries: &'a Binaries,
     options: &'a Options,
     endpoints: &'a Endpoints,
-    public: u16,
+    /// Public and admin.
+    ports: [u16; 2],
 }
 
 impl Parts<'_> {
-    fn host_config(&self, admin: u16) -> String {
-        let Endpoints { oidc, imds, maa, hsm, ledger, chip, .. } = self.endpoints;
-        let enclave = json!({
-            "transport": "pipe",
-            "command": self.binaries.enclave,
-            "args": ["pipe"],
-            "env": {"KEYFOLD_SIMULATED_CHIP": chip.dir},
-        });
+    /// A host with a link to each of these programs.
+    fn host_config(&self, enclaves: &[PathBuf]) -> String {
+        let Endpoints { oidc, imds, kds, maa, hsm, ledger, chip, .. } = self.endpoints;
+        let process = |program| {
+            json!({
+                "transport": "pipe",
+                "command": program,
+                "args": ["pipe"],
+                "env": {"KEYFOLD_SIMULATED_CHIP": chip.dir},
+            })
+        };
+        let beside = |index| json!({"transport": "socket", "path": socket(self.folder, index)});
+        let vsock = self.folder.join(MACHINE).join("vsock");
+        let in_machine = |port| json!({"transport": "hybrid-vsock", "socket": vsock, "port": port});
+        let enclaves: Vec<_> = match self.options.place {
+            Place::Children => enclaves.iter().map(process).collect(),
+            Place::Beside => (0..enclaves.len()).map(beside).collect(),
+            Place::Machine(_) => (PORT..).take(enclaves.len()).map(in_machine).collect(),
+        };
+        let [public, admin] = self.ports.map(|port| format!("127.0.0.1:{port}"));
         let config = json!({
             "deployment": {
                 "name": NAME,
                 "fresh_read": self.options.fresh_read,
                 "statement": self.folder.join("statement.json"),
             },
-            "listen": {
-                "public": format!("127.0.0.1:{}", self.public),
-                "admin": format!("127.0.0.1:{admin}"),
-            },
+            "listen": {"public": public, "admin": admin},
             "identity": {"issuer": oidc.issuer, "audience": CLIENT},
             "storage": {"path": self.folder.join("host.db")},
             "ledger": {
@@ -262,8 +425,10 @@ impl Parts<'_> {
                 "hsm_roots": hsm.root_certificate,
                 "hsm_name": hsm.host_name,
                 "key_name": KEY_NAME,
+                "kds_url": kds.url,
+                "endorsement_cache": self.folder.join("endorsements"),
             },
-            "enclave": vec![enclave; self.options.enclaves],
+            "enclave": enclaves,
             "limits": {
                 "fresh_operations_per_hour": NO_LIMIT,
                 "changes_per_minute": NO_LIMIT,
@@ -273,8 +438,8 @@ impl Parts<'_> {
         toml::to_string(&config).unwrap_or_default()
     }
 
-    /// The `deployment.toml`, read as `attestation-policy` reads it.
-    fn read(&self, root: &Digest) -> Result<Description> {
+    /// A `deployment.toml` that accepts these programs, read as `attestation-policy` reads it.
+    fn describe(&self, programs: &[PathBuf], root: &Digest) -> Result<Description> {
         let host = keyfold_host::Config::load(&self.folder.join("host.toml"))?;
         let config = keyfold_protocol::host::Config {
             deployment: host.deployment.name,
@@ -282,16 +447,27 @@ impl Parts<'_> {
             ledger_issuer: host.ledger.issuer,
             fresh_read: host.deployment.fresh_read,
         };
-        let config = config_hash(sha256, &config).context("config hash")?;
-        let now = OffsetDateTime::now_utc().replace_nanosecond(0)?;
-        let measurement = keyfold_simulated_chip::measurement(&self.binaries.enclave)?;
+        let config = config_hash(sha256, &config).ok().context("config hash")?;
+        let now = OffsetDateTime::now_utc();
+        // Each is newer than the one before, however soon it follows.
+        let serial = i64::try_from(now.unix_timestamp_nanos() / 1_000_000)?;
+        let now = now.replace_nanosecond(0)?;
+        let mut measurements = Vec::new();
+        for program in programs {
+            measurements.push(hex::encode(keyfold_simulated_chip::measurement(program)?));
+        }
+        measurements.sort();
+        measurements.dedup();
+        let ark = &self.endpoints.chip.ark_sha256;
+        let workload = |measurement: &String| json!({"profile": "simulated", "ark_sha256": ark, "measurement": measurement});
+        let workloads: Vec<_> = measurements.iter().map(workload).collect();
         let text = json!({
             "statement": {
                 "name": NAME,
-                "serial": now.unix_timestamp(),
+                "serial": serial,
                 "issued": now.format(&Rfc3339)?,
                 "expires": (now + time::Duration::days(30)).format(&Rfc3339)?,
-                "url": format!("http://127.0.0.1:{}", self.public),
+                "url": format!("http://127.0.0.1:{}", self.ports[0]),
                 "config": config.to_string(),
                 "root": root.to_string(),
                 "identity": {
@@ -299,11 +475,7 @@ impl Parts<'_> {
                     "client_id": CLIENT,
                     "audience": CLIENT,
                 },
-                "workloads": [{
-                    "profile": "simulated",
-                    "ark_sha256": self.endpoints.chip.ark_sha256,
-                    "measurement": hex::encode(measurement),
-                }],
+                "workloads": workloads,
             },
             "key_release": {"authority": self.endpoints.maa.url},
         });
@@ -331,7 +503,27 @@ fn sign_statement(folder: &Path, payload: &[u8]) -> Result<()> {
     Ok(())
 }
 
-async fn create_root_key(endpoints: &Endpoints, release_policy: &str) -> Result<()> {
+/// A root key as the ceremony makes it.
+fn root_key(release_policy: &str, immutable: bool) -> Value {
+    json!({
+        "kty": "oct-HSM",
+        "key_size": 256,
+        "key_ops": ["wrapKey", "unwrapKey"],
+        "attributes": {"exportable": true},
+        "release_policy": policy_of(release_policy, immutable),
+    })
+}
+
+fn policy_of(release_policy: &str, immutable: bool) -> Value {
+    json!({
+        "contentType": "application/json; charset=utf-8",
+        "data": URL_SAFE_NO_PAD.encode(release_policy),
+        "immutable": immutable,
+    })
+}
+
+/// What only an administrator of the Managed HSM may do with the root key.
+async fn administer(endpoints: &Endpoints, method: Method, what: &str, key: &Value) -> Result<()> {
     let http = reqwest::Client::new();
     let scope = format!("{}/.default", endpoints.hsm.resource);
     let form = [
@@ -343,21 +535,10 @@ async fn create_root_key(endpoints: &Endpoints, release_policy: &str) -> Result<
     let token = http.post(format!("{}/token", endpoints.oidc.issuer)).form(&form).send().await?;
     let token: Value = token.error_for_status()?.json().await?;
     let token = token["access_token"].as_str().context("no access token")?;
-    let key = json!({
-        "kty": "oct-HSM",
-        "key_size": 256,
-        "key_ops": ["wrapKey", "unwrapKey"],
-        "attributes": {"exportable": true},
-        "release_policy": {
-            "contentType": "application/json; charset=utf-8",
-            "data": URL_SAFE_NO_PAD.encode(release_policy),
-            "immutable": true,
-        },
-    });
-    let url = format!("{}/keys/{KEY_NAME}/create?api-version=7.4", endpoints.hsm.url);
-    let created = http.post(url).bearer_auth(token).json(&key).send().await?;
-    let status = created.status();
-    let text = created.text().await?;
+    let url = format!("{}/keys/{KEY_NAME}{what}?api-version=7.4", endpoints.hsm.url);
+    let done = http.request(method, url).bearer_auth(token).json(key).send().await?;
+    let status = done.status();
+    let text = done.text().await?;
     ensure!(status.is_success(), "the Managed HSM says {status}: {text}");
     Ok(())
 }

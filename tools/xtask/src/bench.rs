@@ -7,12 +7,14 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::build::{self, Profile};
-use crate::shell;
+use crate::{image, shell};
 
 /// Runs them and prints a table, or one JSON object.
 pub(crate) fn run(quick: bool, as_json: bool) -> Result<()> {
     eprintln!("Building release programs");
     build::development(Profile::Release)?;
+    build::local(Profile::Release)?;
+    image::build("--development")?;
     let mut cargo = shell::cargo();
     cargo.args(["bench", "--locked", "--package", "keyfold-tests", "--bench", "core", "--"]);
     if quick {
@@ -38,6 +40,9 @@ pub(crate) fn run(quick: bool, as_json: bool) -> Result<()> {
             "assert": pair("assert", counted)?,
             "create": pair("create", counted)?,
             "session_open": pair("session_open", counted)?,
+            "charge": pair("charge", counted)?,
+            "commit": pair("commit", counted)?,
+            "settle": pair("settle", counted)?,
         },
         "end_to_end": end_to_end,
         "sync": {"page_of_64_us": microseconds("sync/page of 64")?},
@@ -97,7 +102,17 @@ fn microseconds(benchmark: &str) -> Result<f64> {
 }
 
 /// What the core may cost, as a multiple of its primitives.
-const TARGETS: [(&str, f64); 3] = [("assert", 1.10), ("create", 1.10), ("session_open", 1.15)];
+const TARGETS: [(&str, Option<f64>); 6] = [
+    ("assert", Some(1.10)),
+    ("create", Some(1.10)),
+    ("session_open", Some(1.15)),
+    ("charge", None),
+    ("commit", None),
+    ("settle", None),
+];
+
+/// Sign-ins per second that two processors shall serve.
+const SIGN_INS: f64 = 10_000.0;
 
 fn table(result: &Value) {
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
@@ -106,8 +121,9 @@ fn table(result: &Value) {
     println!("{name:<16}{us:>10}{primitives:>14}{ratio:>8}{target:>9}   {instructions}");
     for (name, target) in TARGETS {
         let row = &result["core"][name];
+        let target = target.map_or("-".into(), |target| format!("{target:.2}"));
         println!(
-            "{name:<16}{:>10.1}{:>14.1}{:>8.2}{target:>9.2}   {}",
+            "{name:<16}{:>10.1}{:>14.1}{:>8.2}{target:>9}   {}",
             number(&row["us"]),
             number(&row["primitives_us"]),
             number(&row["ratio"]),
@@ -116,17 +132,68 @@ fn table(result: &Value) {
     }
     println!("{:<16}{:>10.1}", "sync, 64 events", number(&result["sync"]["page_of_64_us"]));
     let all = &result["end_to_end"];
-    println!("\nend to end: {:.0} sign-ins/s", number(&all["sign_ins_per_s"]));
+    let rate = number(&all["sign_ins_per_s"]);
+    println!("\nend to end: {rate:.0} sign-ins/s, target {SIGN_INS:.0}");
     println!(
         "at half that load: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
         number(&all["p50_ms"]),
         number(&all["p99_ms"]),
         number(&all["p999_ms"])
     );
+    for row in all["recoveries"].as_array().into_iter().flatten() {
+        println!(
+            "receipts after {:>3.0} ms: {:>6.0} recoveries/s, p50 {:>7.1} ms",
+            number(&row["receipt_ms"]),
+            number(&row["per_s"]),
+            number(&row["p50_ms"])
+        );
+    }
+    links(all);
     println!("load generator: {}", all["load_generator"].as_str().unwrap_or_default());
-    let processors = number(&all["processors"]);
+    bound(all);
+}
+
+/// Each way to an enclave, with many frames in flight and with one for each link.
+fn links(all: &Value) {
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     println!(
-        "bound by {processors} processors, all busy: {:.0} µs of one for each sign-in, the core's among them",
-        processors * 1e6 / number(&all["sign_ins_per_s"])
+        "\n{:<26}{:>12}{:>14}{:>16}{:>14}",
+        "link", "sign-ins/s", "µs of CPU", "one each: /s", "µs of CPU"
+    );
+    for row in all["links"].as_array().into_iter().flatten() {
+        let own = |load: &str| {
+            let each = &row[load]["processor_us"];
+            (
+                number(&row[load]["sign_ins_per_s"]),
+                number(&each["host"]) + number(&each["enclaves"]),
+            )
+        };
+        let ((many, many_us), (one, one_us)) = (own("many"), own("one_each"));
+        let name = row["link"].as_str().unwrap_or_default();
+        println!("{name:<26}{many:>12.0}{many_us:>14.0}{one:>16.0}{one_us:>14.0}");
+        if let Some(seconds) = row["boot_to_serving_s"].as_f64() {
+            println!("  from its start to serving: {seconds:.1} s");
+        }
+    }
+}
+
+/// What the rate is bound by, and what more would take.
+fn bound(all: &Value) {
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    let (rate, processors) = (number(&all["sign_ins_per_s"]), number(&all["processors"]));
+    let each = &all["processor_us_per_sign_in"];
+    let [host, enclaves, generator] =
+        ["host", "enclaves", "load_generator"].map(|name| number(&each[name]));
+    println!(
+        "processor time of a sign-in: host {host:.0} µs, enclaves {enclaves:.0} µs, load generator \
+         {generator:.0} µs; {:.0} % of {processors} processors busy",
+        rate * (host + enclaves + generator) / processors / 1e4
+    );
+    let own = host + enclaves;
+    println!(
+        "at that cost {processors} processors of their own serve {:.0}/s, and {SIGN_INS:.0}/s take {:.1} \
+         of them; links share nothing, so more processors serve as many times more",
+        processors * 1e6 / own,
+        SIGN_INS * own / 1e6
     );
 }

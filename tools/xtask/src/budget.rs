@@ -60,6 +60,11 @@ pub(crate) fn run(update: bool) -> Result<()> {
         let verdict = if found <= limit { "ok" } else { "OVER BUDGET" };
         println!("{what:<44} {found:>6} of {limit:>5}  {verdict}");
     }
+    println!(
+        "A code line has something to read: comments, blank lines and lone closing brackets are none. \
+         With those brackets\nthere are {}.",
+        total.with_brackets
+    );
     total.offences.iter().for_each(|offence| println!("  {offence}"));
     dependencies::check(&library, &binary, update)?;
     if rows.iter().any(|row| row.found > row.limit) {

@@ -38,13 +38,13 @@ pub(crate) fn development(profile: Profile) -> Result<()> {
 }
 
 /// The enclave with the simulated chip. Built alone, so that no other package's features reach it.
-pub(crate) fn enclave(profile: Profile) -> Result<()> {
+fn enclave(profile: Profile) -> Result<()> {
     let program = ["--package", "keyfold-trusted", "--bin", "keyfold-enclave"];
     build(profile, &[&program[..], &["--features", "simulated"]].concat())
 }
 
-/// The program that tells the demo's story.
-pub(crate) fn demo(profile: Profile) -> Result<()> {
+/// The programs that tell the demo's story and boot a machine.
+pub(crate) fn local(profile: Profile) -> Result<()> {
     build(profile, &["--package", "keyfold-local"])
 }
 

@@ -4,8 +4,11 @@ mod bench;
 mod budget;
 mod build;
 mod demo;
+mod image;
+mod nightly;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -27,15 +30,10 @@ enum Task {
     /// Build everything and play the whole story of a passkey on this machine, explaining each step.
     ///
     /// It protects nothing: the outside world is played by the dev cloud.
-    Demo {
-        /// What the story takes: --keep leaves everything running, --json prints one object,
-        /// --dir DIR says where.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    Demo(demo::Arguments),
     /// Install what the tests need, then run all of them.
     Test {
-        /// Only these steps: tools, format, lint, budget, enclave, tests, documentation, fuzz
+        /// Only these steps: tools, format, lint, budget, image, tests, documentation, fuzz
         steps: Vec<String>,
     },
     /// Build the programs of a deployment on this machine.
@@ -43,6 +41,26 @@ enum Task {
         /// As they are shipped, rather than quickly
         #[arg(long)]
         release: bool,
+    },
+    /// Boot the development image under QEMU, and play the demo's story with the enclave in it.
+    ///
+    /// The host reaches it over vsock, as in production. The machine is emulated and not confidential:
+    /// it protects nothing. With --keep it stays up.
+    Vm {
+        #[command(flatten)]
+        arguments: demo::Arguments,
+        /// Boot the release image instead, which serves nobody without SEV-SNP, and print what it says
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build the confidential VM's image, measure it, or build it twice and compare.
+    ///
+    /// `cargo xtask image --help` lists what it takes; tools/image/README.md explains it.
+    #[command(disable_help_flag = true)]
+    Image {
+        /// build, verify or measure, and what they take
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Count what an auditor has to read and trust, and compare it with what is promised.
     ///
@@ -60,6 +78,9 @@ enum Task {
         /// Only these, by name
         names: Vec<String>,
     },
+    /// What takes hours: the image built twice, 200 kills, 20,000 simulated seeds, long fuzzing, every mutant, and whether
+    /// the time of a PIN's comparison tells anything.
+    Nightly,
     /// Measure the core beside the sum of its cryptographic primitives, and sign-ins through
     /// everything.
     Bench {
@@ -90,26 +111,31 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Demo { arguments } => demo::run(&arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::Test { steps } => test::run(&steps),
         Task::Build { release } => {
             build::development(if release { Profile::Release } else { Profile::Fast })
         }
+        Task::Image { arguments } => image::run(&arguments),
+        Task::Vm { arguments, release } => vm::run(arguments, release),
         Task::Budget { update } => budget::run(update),
-        Task::Mutants { names } => {
-            let mut cargo = shell::cargo();
-            cargo.args([
-                "run",
-                "--locked",
-                "--quiet",
-                "--package",
-                "keyfold-tests",
-                "--bin",
-                "mutants",
-            ]);
-            shell::run(cargo.arg("--").args(names))
-        }
+        Task::Mutants { names } => nightly::mutants(&names),
+        Task::Nightly => nightly::run(),
         Task::Bench { quick, json } => bench::run(quick, json),
         Task::Fuzz { seconds } => test::fuzz(seconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_demo_does_not_take_is_refused_before_anything_is_built() {
+        let parsed =
+            |word: &str| Arguments::try_parse_from(["xtask", "demo", word]).map(|it| it.task);
+        assert!(parsed("--typo").is_err());
+        let Ok(Task::Demo(demo)) = parsed("--keep") else { panic!("--keep is an option") };
+        assert!(demo.keep && !demo.json);
     }
 }

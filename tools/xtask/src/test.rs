@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::{self, Profile};
-use crate::{budget, shell};
+use crate::{budget, image, shell};
 
 /// A step: its name, and the work.
 type Step = (&'static str, fn() -> Result<()>);
@@ -15,11 +14,14 @@ const STEPS: [Step; 8] = [
     ("format", format),
     ("lint", lint),
     ("budget", || budget::run(false)),
-    ("enclave", || build::enclave(Profile::Fast)),
+    ("image", images),
     ("tests", nextest),
     ("documentation", documentation),
-    ("fuzz", || fuzz(10)),
+    ("fuzz", || fuzz(6)),
 ];
+
+/// What the programs under test are built with: a software chip, and clients that accept it.
+pub(crate) const FEATURES: &str = "keyfold/development,keyfold-trusted/simulated";
 
 /// Runs all steps, or the named ones, and says how long each took.
 pub(crate) fn run(only: &[String]) -> Result<()> {
@@ -40,13 +42,19 @@ pub(crate) fn run(only: &[String]) -> Result<()> {
     }
     eprintln!();
     report.iter().for_each(|(name, seconds)| eprintln!("{name:<16} {seconds:>7.1} s"));
+    if !shell::root().join("../shared/vectors").is_dir() {
+        eprintln!(
+            "NOT RUN: the published receipts, reports and endorsements. They are read from \
+             ../shared/vectors, which is not there; the project's own fixtures were."
+        );
+    }
     Ok(())
 }
 
 /// What the tests need and a machine may lack. Asks before nothing: this runs where nobody is.
 fn install() -> Result<()> {
     let missing: Vec<_> =
-        [("node", "nodejs"), ("npm", "npm"), ("python3", "python3"), ("g++", "g++")]
+        [("node", "nodejs"), ("npm", "npm"), ("python3", "python3"), ("g++", "g++"), QEMU]
             .into_iter()
             .filter(|(program, _)| !shell::has(program))
             .map(|(_, package)| package)
@@ -61,14 +69,27 @@ fn install() -> Result<()> {
         install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(missing);
         shell::run(&mut install)?;
     }
-    if !shell::has("cargo-nextest") {
-        shell::run(shell::cargo().args(["install", "cargo-nextest", "--locked", "--debug"]))?;
+    // The second carries the traffic of a machine: optimised.
+    for (program, how) in [("cargo-nextest", &["--debug"][..]), ("vhost-device-vsock", &[])] {
+        if !shell::has(program) {
+            shell::run(shell::cargo().args(["install", program, "--locked"]).args(how))?;
+        }
     }
     Ok(())
 }
 
+/// A program, and Debian's package of it.
+const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+
+/// Packages that are built apart from the workspace, by their folder: what the workspace's own steps
+/// do not see. Each borrows the workspace's lock file.
+const APART: [&str; 2] = ["tests/fuzz", "tests/no-alloc"];
+
 fn format() -> Result<()> {
-    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
+    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+    APART.iter().try_for_each(|folder| {
+        shell::run(shell::cargo().args(["fmt", "--check"]).current_dir(shell::root().join(folder)))
+    })
 }
 
 fn lint() -> Result<()> {
@@ -83,7 +104,23 @@ fn lint() -> Result<()> {
     // What unified features hide: each of these as it is built alone.
     clippy(&["--package", "keyfold-trusted", "--no-default-features", "--lib"])?;
     clippy(&["--package", "keyfold-trusted"])?;
-    clippy(&["--package", "keyfold-attestation-policy", "--all-targets"])
+    clippy(&["--package", "keyfold-attestation-policy", "--all-targets"])?;
+    APART.iter().try_for_each(|folder| lint_apart(folder))
+}
+
+/// Clippy in a package apart, as it is built: for release. The folder for its results is shared: they
+/// have most crates in common.
+fn lint_apart(folder: &str) -> Result<()> {
+    let folder = shell::root().join(folder);
+    std::fs::copy(shell::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
+    let mut cargo = shell::cargo();
+    cargo.args(["clippy", "--release", "--target-dir"]).arg(shell::target().join("apart"));
+    shell::run(cargo.args(["--", "--deny", "warnings"]).current_dir(folder))
+}
+
+/// Both images, which tests boot.
+fn images() -> Result<()> {
+    ["--development", "--bare"].into_iter().try_for_each(image::build)
 }
 
 fn nextest() -> Result<()> {
@@ -93,8 +130,8 @@ fn nextest() -> Result<()> {
         cargo.args(arguments);
         shell::run(&mut cargo)
     };
-    // Host, dev cloud and command line are built on the way, with everybody's features: once.
-    nextest(&["--workspace", "--features", "keyfold/development"])?;
+    // The programs are built on the way, with everybody's features: once.
+    nextest(&["--workspace", "--features", FEATURES])?;
     // Without `development`, which other packages' tests turn on: release builds refuse more.
     nextest(&["--package", "keyfold-attestation-policy"])
 }
@@ -107,6 +144,9 @@ fn documentation() -> Result<()> {
         "fast",
         "--workspace",
         "--doc",
+        // As the tests are built: nothing is compiled again.
+        "--features",
+        FEATURES,
     ]))?;
     let mut doc = shell::cargo();
     doc.args(["doc", "--locked", "--profile", "fast", "--workspace", "--no-deps"]);

@@ -1,23 +1,38 @@
-//! How an enclave earns its root key: endorsements from THIM, a token from MAA, release by Managed HSM.
+//! How an enclave earns its root key: endorsements from THIM or AMD, a token from MAA, release by
+//! Managed HSM.
 //!
 //! One code path for the real services and for the dev cloud: only URLs and roots differ. Nothing here
-//! is trusted by the core or by clients; the checks exist to say early and clearly what is wrong.
+//! is trusted by the core or by clients; the checks exist to say early and clearly what is wrong, and
+//! to send nothing on that is not what was asked for.
 
 use crate::config::{Azure, BaseUrl};
+use crate::journal::{Journal, Step};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use call::Call;
+use credential::Credential;
+use endorsements::Source;
 use keyfold_protocol::host::KeyWrap;
-use reqwest::StatusCode;
-use serde::de::DeserializeOwned;
+use release::Asked;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
+use token::Expected;
 
+mod call;
+mod credential;
+mod endorsements;
 mod release;
+#[cfg(test)]
+mod testing;
 mod token;
+mod vcek;
 
+pub use endorsements::Endorsements;
 pub use release::Roots;
+pub(crate) use token::LEEWAY;
 
 /// Managed HSM's names of the wrapping algorithms.
 pub(crate) const KEY_WRAPS: [(KeyWrap, &str); 3] = [
@@ -29,6 +44,9 @@ pub(crate) const KEY_WRAPS: [(KeyWrap, &str); 3] = [
 /// One request to one of the services.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Variables that the platform sets: UVM_* in a confidential container, AZURE_* for a workload identity.
+pub type Environment = BTreeMap<String, String>;
+
 /// What an enclave's release claims brought.
 #[derive(Clone, Debug)]
 pub struct Released {
@@ -36,27 +54,35 @@ pub struct Released {
     pub wrapped: Vec<u8>,
     /// How.
     pub algorithm: KeyWrap,
-    /// VCEK, ASK and ARK, PEM.
-    pub vcek_chain: String,
 }
+
+/// What comes of asking.
+pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, AzureError>> + Send + 'a>>;
 
 /// Turns release evidence into a wrapped key. The seam between booting and the cloud.
 pub trait KeyRelease: Send + Sync + 'static {
+    /// What stands behind a report. `refresh`: what is on disk does not count, as after an update of
+    /// the firmware.
+    fn endorse<'a>(
+        &'a self, report: &'a [u8], refresh: bool, journal: &'a Journal,
+    ) -> Asking<'a, Endorsements>;
+
     /// `claims` is the runtime claims' exact text, `report` the SNP report that binds it.
     fn release<'a>(
-        &'a self, claims: &'a [u8], report: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>>;
+        &'a self, claims: &'a [u8], report: &'a [u8], endorsements: &'a Endorsements,
+        journal: &'a Journal,
+    ) -> Asking<'a, Released>;
 }
 
 /// Which step failed, where, and what was said.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{step} at {endpoint}: {what}")]
 pub struct AzureError {
     /// The step.
-    pub step: &'static str,
+    pub step: Step,
     /// Whom it asked.
     pub endpoint: String,
-    /// What came of it, with what to do where that is known. Never a token.
+    /// What came of it. Never a token.
     pub what: String,
 }
 
@@ -64,100 +90,156 @@ pub struct AzureError {
 pub struct Cloud {
     config: Azure,
     roots: Roots,
+    source: Source,
+    credential: Credential,
     metadata: reqwest::Client,
     http: reqwest::Client,
 }
 
 impl Cloud {
-    /// Reads the roots; asks nobody yet.
-    pub fn new(config: Azure) -> Result<Self, String> {
+    /// Reads the roots and the platform's variables; asks nobody yet.
+    pub fn new(config: Azure, environment: &Environment) -> Result<Self, String> {
         let roots = Roots::read(&config.hsm_roots)?;
-        // The metadata service answers only who comes directly.
-        let metadata = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build();
-        let text = |error: reqwest::Error| error.to_string();
-        Ok(Self { config, roots, metadata: metadata.map_err(text)?, http: http.map_err(text)? })
-    }
-
-    /// The chip's certificates.
-    async fn endorsements(&self) -> Result<String, AzureError> {
-        let step =
-            Step { name: "THIM", url: self.metadata_url("/metadata/THIM/amd/certification") };
-        let found: Value =
-            step.json(self.metadata.get(&step.url).header("Metadata", "true")).await?;
-        let part = |name: &str| {
-            found[name].as_str().ok_or_else(|| step.error(format!("the answer has no {name}")))
+        let builder = || {
+            let builder = reqwest::Client::builder().timeout(TIMEOUT);
+            // What carries a token goes to whom it was meant for, or nowhere.
+            builder.redirect(reqwest::redirect::Policy::none())
         };
-        Ok(format!("{}\n{}\n", part("vcekCert")?.trim_end(), part("certificateChain")?.trim_end()))
+        let text = |error: reqwest::Error| error.to_string();
+        Ok(Self {
+            source: Source::new(&config, environment),
+            credential: Credential::new(&config, environment)?,
+            roots,
+            config,
+            // The metadata service answers only who comes directly.
+            metadata: builder().no_proxy().build().map_err(text)?,
+            http: builder().build().map_err(text)?,
+        })
     }
 
-    /// An attestation token for the evidence.
+    /// An attestation token for the evidence, checked.
     async fn attest(
-        &self, claims: &[u8], report: &[u8], chain: &str,
+        &self, claims: &[u8], report: &[u8], endorsements: &Endorsements, journal: &Journal,
     ) -> Result<String, AzureError> {
-        let url =
-            format!("{}/attest/SevSnpVm?api-version=2022-08-01", self.config.maa_url.as_str());
-        let step = Step { name: "MAA", url };
-        let evidence = json!({
+        let issuer = &self.config.maa_url;
+        let url = format!("{}/attest/SevSnpVm?api-version=2022-08-01", issuer.as_str());
+        let call = Call::new(Step::Attest, &url, journal);
+        let mut evidence = json!({
             "SnpReport": URL_SAFE_NO_PAD.encode(report),
-            "VcekCertChain": URL_SAFE_NO_PAD.encode(chain),
+            "VcekCertChain": URL_SAFE_NO_PAD.encode(&endorsements.vcek_chain),
         });
+        if let Some(uvm) = &endorsements.uvm_endorsement {
+            let uvm = json!({"Uvm": [URL_SAFE_NO_PAD.encode(uvm)]});
+            evidence["Endorsements"] = URL_SAFE_NO_PAD.encode(uvm.to_string()).into();
+        }
+        let nonce = fastrand::u64(..);
         let body = json!({
             "report": URL_SAFE_NO_PAD.encode(evidence.to_string()),
             "runtimeData": {"data": URL_SAFE_NO_PAD.encode(claims), "dataType": "JSON"},
             "initTimeData": {"data": "", "dataType": ""},
-            "nonce": fastrand::u64(..),
+            "nonce": nonce,
         });
-        let answer: Value = step.json(self.http.post(&step.url).json(&body)).await?;
+        let answer: Value = call.json(self.http.post(&url).json(&body)).await?;
         let token =
-            answer["token"].as_str().ok_or_else(|| step.error("the answer has no token"))?;
-        token::check(token, &self.config.maa_url, claims).map_err(|what| step.error(what))?;
+            answer["token"].as_str().ok_or_else(|| call.refuse("the answer has no token"))?;
+        let expected = Expected { issuer, claims, report, nonce };
+        token::check(token, &expected, &self.http, journal).await?;
         Ok(token.to_owned())
     }
 
     /// A bearer token for the Managed HSM.
-    async fn access_token(&self) -> Result<String, AzureError> {
-        let step = Step { name: "IMDS", url: self.metadata_url("/metadata/identity/oauth2/token") };
-        let mut query =
-            vec![("api-version", "2018-02-01"), ("resource", "https://managedhsm.azure.net")];
-        if let Some(id) = &self.config.client_id {
-            query.push(("client_id", id));
+    pub(crate) async fn access_token(&self, journal: &Journal) -> Result<String, AzureError> {
+        self.credential.token(&self.metadata, &self.http, journal).await
+    }
+
+    /// The wrapped root key, verified.
+    async fn release_key(
+        &self, claims: &[u8], attestation: &str, journal: &Journal,
+    ) -> Result<Vec<u8>, AzureError> {
+        let bearer = self.access_token(journal).await?;
+        let url = format!("{}/release?api-version=7.4", self.key_url());
+        let call = Call::new(Step::Release, &url, journal);
+        let (wrapped_to, modulus) = one_boot_key(claims)
+            .ok_or_else(|| call.refuse("the enclave's claims carry no RSA key"))?;
+        let enc = wrap_name(self.config.key_wrap);
+        let nonce = format!("{:032x}", fastrand::u128(..));
+        let body = json!({"target": attestation, "enc": enc, "nonce": nonce});
+        let request = self.http.post(&url).bearer_auth(&bearer).json(&body);
+        let answer: Result<Value, _> = call.json(request).await;
+        if answer.is_err() {
+            // It may be the token that was not taken: the next attempt asks for another.
+            self.credential.forget().await;
         }
-        let request = self.metadata.get(&step.url).header("Metadata", "true").query(&query);
-        let answer: Value = step.json(request).await?;
-        let token = answer["access_token"].as_str();
-        token.map(str::to_owned).ok_or_else(|| step.error("the answer has no access_token"))
+        let answer = answer?;
+        let call = Call::new(Step::ReleaseAnswer, self.config.hsm_url.as_str(), journal);
+        let jws = answer["value"].as_str().ok_or_else(|| call.refuse("the answer has no value"))?;
+        let asked = Asked {
+            endpoint: &self.config.hsm_name.clone().unwrap_or_else(|| self.config.hsm_url.host()),
+            key_name: &self.config.key_name,
+            key_version: &self.config.key_version,
+            enc,
+            nonce: &nonce,
+            wrapped_to: &wrapped_to,
+            modulus,
+        };
+        let verified = release::verified(jws, &self.roots, &asked).map(|answer| {
+            let found = format!("{}, {enc} to {wrapped_to}", answer.kid);
+            (answer, found)
+        });
+        let step = Step::ReleaseAnswer;
+        let answer = journal.check(step, self.config.hsm_url.as_str(), verified);
+        let answer = answer.map_err(|what| call.error(what))?;
+        journal.learn(|facts| {
+            (facts.wrapped_to, facts.wrap) = (Some(wrapped_to), Some(enc));
+            facts.released = Some(answer.kid);
+            facts.policy = answer.policy.or(facts.policy.take());
+        });
+        Ok(answer.wrapped)
     }
 
-    /// The wrapped root key.
-    async fn release_key(&self, attestation: &str, bearer: &str) -> Result<Vec<u8>, AzureError> {
+    /// Asks what can be asked without an enclave.
+    pub(crate) async fn reach(&self, journal: &Journal) -> Result<(), AzureError> {
+        token::reach(&self.config.maa_url, &self.http, journal).await?;
+        self.access_token(journal).await.map(drop)
+    }
+
+    /// The key's release policy, from whoever may read keys; the identity that may only release is
+    /// told 403, which is as it should be.
+    pub(crate) async fn read_policy(&self, journal: &Journal) -> Result<Vec<u8>, AzureError> {
+        let bearer = self.access_token(journal).await?;
+        let url = format!("{}?api-version=7.4", self.key_url());
+        let aside = Journal::default();
+        let call = Call::new(Step::Release, &url, &aside);
+        let key: Value = call.json(self.http.get(&url).bearer_auth(bearer)).await?;
+        let policy = key["release_policy"]["data"].as_str();
+        let policy = policy.ok_or_else(|| call.error("the key has no release policy"))?;
+        base64url(policy).map_err(|what| call.error(what))
+    }
+
+    fn key_url(&self) -> String {
         let Azure { hsm_url, key_name, key_version, .. } = &self.config;
-        let url =
-            format!("{}/keys/{key_name}/{key_version}/release?api-version=7.4", hsm_url.as_str());
-        let step = Step { name: "Managed HSM", url };
-        let body = json!({"target": attestation, "enc": wrap_name(self.config.key_wrap)});
-        let request = self.http.post(&step.url).bearer_auth(bearer).json(&body);
-        let answer: Value = step.json(request).await?;
-        let jws = answer["value"].as_str().ok_or_else(|| step.error("the answer has no value"))?;
-        let name = self.config.hsm_name.clone().unwrap_or_else(|| hsm_url.host());
-        release::wrapped_key(jws, &self.roots, &name).map_err(|what| step.error(what))
-    }
-
-    fn metadata_url(&self, path: &str) -> String {
-        format!("{}{path}", self.config.imds_url.as_str())
+        match &key_version[..] {
+            "" => format!("{}/keys/{key_name}", hsm_url.as_str()),
+            version => format!("{}/keys/{key_name}/{version}", hsm_url.as_str()),
+        }
     }
 }
 
 impl KeyRelease for Cloud {
+    fn endorse<'a>(
+        &'a self, report: &'a [u8], refresh: bool, journal: &'a Journal,
+    ) -> Asking<'a, Endorsements> {
+        Box::pin(self.source.find(&self.metadata, &self.http, report, refresh, journal))
+    }
+
     fn release<'a>(
-        &'a self, claims: &'a [u8], report: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>> {
+        &'a self, claims: &'a [u8], report: &'a [u8], endorsements: &'a Endorsements,
+        journal: &'a Journal,
+    ) -> Asking<'a, Released> {
         Box::pin(async move {
-            let vcek_chain = self.endorsements().await?;
-            let attestation = self.attest(claims, report, &vcek_chain).await?;
-            let bearer = self.access_token().await?;
-            let wrapped = self.release_key(&attestation, &bearer).await?;
-            Ok(Released { wrapped, algorithm: self.config.key_wrap, vcek_chain })
+            let attestation = self.attest(claims, report, endorsements, journal).await?;
+            let wrapped = self.release_key(claims, &attestation, journal).await?;
+            Ok(Released { wrapped, algorithm: self.config.key_wrap })
         })
     }
 }
@@ -166,46 +248,12 @@ fn wrap_name(wrap: KeyWrap) -> &'static str {
     KEY_WRAPS.iter().find(|(known, _)| *known == wrap).map_or("", |(_, name)| name)
 }
 
-/// A request and how to speak of it.
-struct Step {
-    name: &'static str,
-    url: String,
-}
-
-impl Step {
-    fn error(&self, what: impl Into<String>) -> AzureError {
-        AzureError { step: self.name, endpoint: self.url.clone(), what: what.into() }
-    }
-
-    /// Sends; a refusal is told in the service's own words and code.
-    async fn json<T: DeserializeOwned>(
-        &self, request: reqwest::RequestBuilder,
-    ) -> Result<T, AzureError> {
-        let response = request.send().await.map_err(|error| self.error(error.to_string()))?;
-        let status = response.status();
-        let id = response.headers().get("x-ms-request-id").and_then(|id| id.to_str().ok());
-        let id = id.map(|id| format!(", x-ms-request-id {id}")).unwrap_or_default();
-        let body = response.bytes().await.map_err(|error| self.error(error.to_string()))?;
-        if !status.is_success() {
-            let refusal: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let (code, message) = (&refusal["error"]["code"], &refusal["error"]["message"]);
-            let hint = hint(status);
-            return Err(self.error(format!("status {status}, {code}: {message}{id}{hint}")));
-        }
-        serde_json::from_slice(&body).map_err(|error| self.error(error.to_string()))
-    }
-}
-
-fn hint(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        401 => " (is this machine's managed identity allowed to ask?)",
-        403 => {
-            " (does the release policy name this image and configuration, and has the identity the release role?)"
-        }
-        404 => " (are the key's name and version right?)",
-        429 => " (throttled; the boot is tried again)",
-        _ => "",
-    }
+/// Id and modulus length of the RSA key in release claims.
+fn one_boot_key(claims: &[u8]) -> Option<(String, usize)> {
+    let claims: Value = serde_json::from_slice(claims).ok()?;
+    let key = claims["keys"].as_array()?.iter().find(|key| key["kty"] == "RSA")?;
+    let modulus = base64url(key["n"].as_str()?).ok()?;
+    Some((key["kid"].as_str()?.to_owned(), modulus.len()))
 }
 
 /// Decodes base64url with or without padding.
@@ -219,3 +267,6 @@ fn base64url(text: &str) -> Result<Vec<u8>, String> {
 fn same_service(left: &str, right: &BaseUrl) -> bool {
     left.trim_end_matches('/') == right.as_str()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,10 @@
 //! chain leads to a configured root, the leaf's name is the endpoint's.
 
 use super::base64url;
+use crate::identity::sha256;
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 use std::path::Path;
 use x509_parser::prelude::{FromDer, GeneralName, Pem, X509Certificate};
@@ -34,18 +35,94 @@ impl Roots {
     }
 }
 
+/// What was asked for, which the answer has to repeat.
+pub(super) struct Asked<'a> {
+    /// DNS name in the signer's certificate.
+    pub(super) endpoint: &'a str,
+    pub(super) key_name: &'a str,
+    /// Empty: the current one.
+    pub(super) key_version: &'a str,
+    /// Managed HSM's name of the wrapping algorithm.
+    pub(super) enc: &'a str,
+    pub(super) nonce: &'a str,
+    /// The one-boot key: its id, and its modulus in bytes.
+    pub(super) wrapped_to: &'a str,
+    pub(super) modulus: usize,
+}
+
+/// A key that was released, verified.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) wrapped: Vec<u8>,
+    /// The key's full id.
+    pub(super) kid: String,
+    /// The release policy that was met.
+    pub(super) policy: Option<Vec<u8>>,
+}
+
 /// Verifies the JWS and takes the wrapped key out of it.
-pub(super) fn wrapped_key(jws: &str, roots: &Roots, endpoint: &str) -> Result<Vec<u8>, String> {
+pub(super) fn verified(jws: &str, roots: &Roots, asked: &Asked) -> Result<Answer, String> {
     let parts: Vec<_> = jws.split('.').collect();
     let [header, payload, signature] = parts[..] else {
         return Err("the release is no JWS".into());
     };
-    verify(header, payload, signature, roots, endpoint)?;
+    verify(header, payload, signature, roots, asked.endpoint)?;
     let payload = json(payload)?;
-    let key_hsm = payload["response"]["key"]["key"]["key_hsm"].as_str();
-    let key_hsm = json(key_hsm.ok_or("the release carries no key_hsm")?)?;
+    expect("request.nonce", &payload["request"]["nonce"], asked.nonce)?;
+    expect("request.enc", &payload["request"]["enc"], asked.enc)?;
+    let key = &payload["response"]["key"]["key"];
+    let kid = key["kid"].as_str().ok_or("the release names no key")?;
+    is_the_key(kid, asked)?;
+    let kty = key["kty"].as_str().unwrap_or_default();
+    if !matches!(kty, "oct" | "oct-HSM") {
+        return Err(format!("the released key is of type {kty:?}, not oct or oct-HSM"));
+    }
+    let key_hsm = json(key["key_hsm"].as_str().ok_or("the release carries no key_hsm")?)?;
+    expect("key_hsm.header.kid", &key_hsm["header"]["kid"], asked.wrapped_to)?;
+    expect("key_hsm.header.alg", &key_hsm["header"]["alg"], "dir")?;
+    expect("key_hsm.header.enc", &key_hsm["header"]["enc"], asked.enc)?;
     let ciphertext = key_hsm["ciphertext"].as_str().ok_or("key_hsm carries no ciphertext")?;
-    base64url(ciphertext)
+    let wrapped = base64url(ciphertext)?;
+    let length = asked.modulus + WRAPPED_ROOT;
+    if wrapped.len() != length {
+        return Err(format!(
+            "the wrapped key has {} bytes, expected {length}: one block of the one-boot key and \
+             AES-KWP of 32 bytes",
+            wrapped.len()
+        ));
+    }
+    let policy = payload["response"]["key"]["release_policy"]["data"].as_str();
+    let policy = policy.and_then(|data| base64url(data).ok());
+    Ok(Answer { wrapped, kid: kid.to_owned(), policy })
+}
+
+/// AES-KWP of a 256-bit key: four semiblocks and the integrity value.
+const WRAPPED_ROOT: usize = 40;
+
+fn expect(name: &str, found: &Value, expected: &str) -> Result<(), String> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("the release's {name} is {found}, expected {expected:?}")),
+    }
+}
+
+/// Name and version; the host of the id is the certificate's business.
+fn is_the_key(kid: &str, asked: &Asked) -> Result<(), String> {
+    let url = reqwest::Url::parse(kid).map_err(|error| format!("the key id {kid:?}: {error}"))?;
+    let path: Vec<_> = url.path_segments().into_iter().flatten().collect();
+    let version = match path[..] {
+        ["keys", name, version] if name == asked.key_name => version,
+        _ => return Err(format!("the released key is {kid}, not {}", asked.key_name)),
+    };
+    if asked.key_version.is_empty() || asked.key_version == version {
+        return Ok(());
+    }
+    Err(format!("the released key is of version {version}, not {}", asked.key_version))
+}
+
+/// The RSA key in a certificate, as PKCS#1 has it.
+pub(super) fn certificate_key(der: &[u8]) -> Result<Vec<u8>, String> {
+    Ok(parse(der)?.public_key().subject_public_key.data.to_vec())
 }
 
 fn verify(
@@ -64,6 +141,11 @@ fn verify(
     let chain = chain.collect::<Result<Vec<_>, _>>()?;
     let certificates = chain.iter().map(|der| parse(der)).collect::<Result<Vec<_>, _>>()?;
     let leaf = certificates.first().ok_or("the release carries no certificates (x5c)")?;
+    let thumbprint = URL_SAFE_NO_PAD.encode(sha256(&[leaf.as_raw()]));
+    for name in ["kid", "x5t#S256"] {
+        // The name it signs under is its own certificate's.
+        expect(name, &header[name], &thumbprint)?;
+    }
 
     let key = &leaf.public_key().subject_public_key.data;
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key)
@@ -136,4 +218,4 @@ fn json(part: &str) -> Result<Value, String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,7 +5,7 @@ use super::*;
 fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
     let environment =
         environment.iter().map(|(k, v)| (format!("{ENVIRONMENT_PREFIX}{k}"), v.to_string()));
-    Config::parse(text, environment).map_err(|error| error.to_string())
+    Config::parse(text, environment)
 }
 
 /// The example with every default uncommented.
@@ -27,12 +27,13 @@ fn the_example_parses_with_and_without_its_defaults() {
     let short = parse(EXAMPLE, &[]).expect("the example");
     let long = parse(&everything(), &[]).expect("the example with defaults spelled out");
     assert_eq!(short.enclave.len(), 1);
-    assert_eq!(long.enclave.len(), 2);
+    assert_eq!(long.enclave.len(), 4);
     let without_optional = |mut config: Config| {
         config.enclave.clear();
         config.ledger.tls_root = None;
         config.azure.hsm_name = None;
         config.azure.client_id = None;
+        config.azure.authority_url = None;
         format!("{config:?}")
     };
     assert_eq!(
@@ -108,4 +109,28 @@ fn other_curves_and_other_pem_are_no_service_key() {
     assert_eq!(public_key(p256).unwrap_err(), "not a P-384 public key");
     let other = p256.replace("PUBLIC KEY", "PRIVATE KEY");
     assert!(public_key(&other).unwrap_err().contains("not a PRIVATE KEY"));
+}
+
+#[test]
+fn a_statement_may_come_later_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let statement = folder.path().join("statement.json");
+    let path = statement.display().to_string();
+    let config = parse(EXAMPLE, &[("DEPLOYMENT__STATEMENT", &path)]).unwrap();
+    assert!(config.awaited().is_some_and(|note| note.contains(&path)));
+    let missing = config.missing();
+    assert!(!missing.iter().any(|entry| entry.starts_with("deployment.statement")), "{missing:?}");
+    assert!(missing.iter().any(|entry| entry.starts_with("azure.hsm_roots")), "{missing:?}");
+    std::fs::write(&statement, "{}").unwrap();
+    assert_eq!(config.awaited(), None);
+}
+
+#[test]
+fn a_file_that_does_not_fit_is_named_with_the_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("host.toml");
+    std::fs::write(&path, "[deployment]\nname = \n").unwrap();
+    let error = Config::load(&path).unwrap_err().to_string();
+    assert!(error.starts_with(&path.display().to_string()), "{error}");
+    assert!(error.contains("line 2") && error.lines().count() > 2, "{error}");
 }

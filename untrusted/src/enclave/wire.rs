@@ -103,6 +103,8 @@ async fn carry(
     let Connection { reader, writer, process } = connection;
     let pending = Pending::default();
     let end = tokio::select! {
+        // In one order: a simulation repeats.
+        biased;
         end = write(writer, queued, &pending, &waiting) => end,
         end = read(reader, &pending, &waiting) => end,
         () = silence(&pending) => End::Silent,

@@ -25,6 +25,8 @@ pub fn router(app: Arc<App>) -> Router {
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let parts = app.service.parts();
     let enclaves: Vec<_> = parts.links.live().map(|live| enclave(&live)).collect();
+    let failing = parts.links.failing().into_iter();
+    let failing: Vec<_> = failing.map(|(link, why)| json!({"link": link, "why": why})).collect();
     let statement = app.deployment.statement().await.is_ok();
     let stopping = *app.stopping.borrow();
     let ready = !enclaves.is_empty() && statement && !stopping;
@@ -41,6 +43,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         "staged_guards": app.metrics.staged_guards.get(),
         "links": parts.links.count(),
         "enclaves": enclaves,
+        "failing": failing,
     });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let headers = [(header::CONTENT_TYPE, "application/json")];
@@ -48,10 +51,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 fn enclave(live: &Live) -> Value {
+    let booted = live.booted();
     json!({
-        "config": live.booted.config_hash.to_string(),
-        "root": live.booted.root.to_string(),
-        "channel_key": live.booted.channel_key_id.to_string(),
+        "config": booted.config_hash.to_string(),
+        "root": booted.root.to_string(),
+        "channel_key": booted.channel_key_id.to_string(),
     })
 }
 

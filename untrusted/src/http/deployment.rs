@@ -35,7 +35,7 @@ impl Deployment {
     /// `{"statement", "enclaves"}`.
     pub async fn document(&self, links: &Links) -> Result<Bytes, Problem> {
         let live: Vec<_> = links.live().collect();
-        let boots: Vec<_> = live.iter().map(|live| live.booted.channel_key_id).collect();
+        let boots: Vec<_> = live.iter().map(|live| live.booted().channel_key_id).collect();
         if boots.is_empty() {
             return Err(Kind::EnclaveStarting.into());
         }
@@ -46,7 +46,7 @@ impl Deployment {
             return Ok(built.document.clone());
         }
         let statement = self.statement().await?;
-        let enclaves: Vec<_> = live.iter().map(|live| enclave(&live.booted)).collect();
+        let enclaves: Vec<_> = live.iter().map(|live| enclave(&live.booted())).collect();
         let document = json!({"statement": statement, "enclaves": enclaves}).to_string();
         let document = Bytes::from(document);
         let built = Built { at: Instant::now(), boots, document: document.clone() };
@@ -64,10 +64,14 @@ impl Deployment {
 }
 
 fn enclave(booted: &Booted) -> Value {
-    json!({
+    let mut enclave = json!({
         "channel_key": URL_SAFE_NO_PAD.encode(&booted.channel_key),
         "claims": URL_SAFE_NO_PAD.encode(&booted.claims),
         "report": URL_SAFE_NO_PAD.encode(&booted.report),
         "vcek_chain": booted.vcek_chain,
-    })
+    });
+    if let Some(endorsement) = &booted.uvm_endorsement {
+        enclave["uvm_endorsement"] = URL_SAFE_NO_PAD.encode(endorsement).into();
+    }
+    enclave
 }

@@ -3,6 +3,7 @@
 use super::{App, Caller};
 use crate::identity::Person;
 use crate::problem::{Kind, Problem};
+use crate::storage::Heads;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{Stream, unfold};
@@ -22,7 +23,7 @@ struct Listener {
     person: Person,
     changed: watch::Receiver<()>,
     stopping: watch::Receiver<bool>,
-    told: Option<(u64, u64)>,
+    told: Option<Option<Heads>>,
 }
 
 impl Drop for Listener {
@@ -57,7 +58,7 @@ async fn next(mut listener: Listener) -> Option<(Result<Event, Infallible>, List
             && listener.told != Some(heads)
         {
             listener.told = Some(heads);
-            let (guard, vault) = heads;
+            let (guard, vault) = heads.map_or((0, 0), |heads| (heads.guard, heads.vault));
             let data = format!(r#"{{"guard":{guard},"vault":{vault}}}"#);
             let event = Event::default().event("account-changed").data(data);
             return Some((Ok(event), listener));

@@ -38,7 +38,8 @@ pub(crate) use server::Server;
 /// The API's description, served as it is.
 pub const OPENAPI: &str = include_str!("openapi.json");
 /// Every public route.
-pub const ROUTES: [&str; 6] = [
+pub const ROUTES: [&str; 7] = [
+    "/v1/account",
     "/v1/deployment",
     "/v1/sessions",
     "/v1/sessions/{session}/requests",
@@ -70,8 +71,9 @@ pub struct App {
 
 /// The public routes.
 pub fn router(app: Arc<App>) -> Router {
-    let [deployment, sessions, requests, events, pairings, openapi] = ROUTES;
+    let [account, deployment, sessions, requests, events, pairings, openapi] = ROUTES;
     Router::new()
+        .route(account, get(serve_account))
         .route(deployment, get(serve_deployment))
         .route(sessions, post(open_session))
         .route(requests, post(request))
@@ -88,6 +90,22 @@ async fn serve_deployment(State(app): State<Arc<App>>) -> Result<Response, Probl
     let headers =
         [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=5")];
     Ok((headers, document).into_response())
+}
+
+/// What a device that knows nothing yet needs to recover, and what the next enrolment opens. A hint:
+/// the enclave and the ledger decide.
+async fn serve_account(
+    State(app): State<Arc<App>>, Caller(person): Caller,
+) -> Result<Response, Problem> {
+    let heads = app.service.heads(person.id).await?.ok_or(Kind::AccountUnknown)?;
+    let document = json!({
+        "generation": heads.generation,
+        "closed": heads.closed,
+        "guard": heads.guard,
+        "vault": heads.vault,
+    });
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, document.to_string()).into_response())
 }
 
 async fn open_session(
@@ -238,6 +256,7 @@ mod tests {
         routes.sort_unstable();
         assert_eq!(described, routes);
         for (path, method) in [
+            ("/v1/account", "get"),
             ("/v1/deployment", "get"),
             ("/v1/sessions", "post"),
             ("/v1/sessions/{session}/requests", "post"),

@@ -1,9 +1,12 @@
 //! Guard changes: stage, append, commit; and the recovery of what a crash left between them.
 //!
-//! Settling a staged guard is one function, for the request that made it and for recovery alike: the
+//! Finishing a staged guard is one function, for the request that made it and for recovery alike: the
 //! append is idempotent at the ledger, the commit at the core and in the storage. A staged row is given
 //! up only when the ledger shows another digest at its version, or the store holds a live guard of that
 //! version, which only the ledger's receipt can have made.
+//!
+//! A charged try asks for a second round: the core settles it before its charge is stored as live, and
+//! one transaction stores both, so that no charge is ever left without its outcome on the way.
 
 use super::{Service, ledger, stored};
 use crate::clock::unix_now;
@@ -11,9 +14,12 @@ use crate::enclave::{Live, unexpected};
 use crate::ledger::{Appended, Standing};
 use crate::metrics::Counter;
 use crate::problem::{Kind, Problem};
-use crate::storage::{CommitOutcome, CommitWrite, StagedGuard, StagedKey, Want};
+use crate::storage::{CommitOutcome, CommitWrite, StagedGuard, StagedKey, Then, Want};
 use bytes::Bytes;
-use keyfold_protocol::host::{Attached, Claimed, Commit, HostReply, HostRequest};
+use keyfold_protocol::host::{
+    Attached, Claimed, Commit, Committed, HostReply, HostRequest, Next, Settle, Staged,
+};
+use keyfold_protocol::ids::Account;
 use keyfold_protocol::wire;
 use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -33,22 +39,50 @@ impl Service {
     ) -> Result<Bytes, Problem> {
         let claim = Claim::new(self, row.key);
         self.parts.storage.stage(row.clone()).await.map_err(stored)?;
-        let settled = self.settle(&row, Some(live)).await;
+        self.count("staged");
+        let finished = self.finish(&row, Some(live)).await;
         drop(claim);
-        if let Err(problem) = &settled
-            && problem.kind != Kind::GuardMoved
+        if let Err(problem) = &finished
+            && !matches!(problem.kind, Kind::GuardMoved | Kind::TryOvertaken)
         {
             self.recover_soon.notify_one();
         }
-        settled
+        finished
     }
 
-    /// Brings a staged guard to its end: committed, or given up because another took its place.
-    async fn settle(&self, row: &StagedGuard, live: Option<&Arc<Live>>) -> Result<Bytes, Problem> {
+    fn count(&self, what: &'static str) {
+        self.parts.metrics.guard_changes.with(what, Counter::increment);
+    }
+
+    /// Brings a staged guard to its end, and the one that follows it.
+    async fn finish(&self, row: &StagedGuard, live: Option<&Arc<Live>>) -> Result<Bytes, Problem> {
+        let next = match self.advance(row, live).await? {
+            Advanced::Answer(sealed) => return Ok(sealed),
+            Advanced::Staged(next) => next,
+        };
+        let _claim = Claim::new(self, next.key);
+        match self.advance(&next, live).await {
+            Ok(Advanced::Answer(sealed)) => Ok(sealed),
+            Ok(Advanced::Staged(_)) => {
+                Err(Kind::Internal.because("A settled try cannot be settled"))
+            }
+            // Charged all the same: whoever signs again pays again.
+            Err(problem) if problem.kind == Kind::GuardMoved => Err(Kind::TryOvertaken.into()),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// One staged guard to its end: committed, or given up because another took its place.
+    async fn advance(
+        &self, row: &StagedGuard, live: Option<&Arc<Live>>,
+    ) -> Result<Advanced, Problem> {
         let StagedKey { tag, version, digest } = &row.key;
         let receipt = match self.parts.ledger.append(tag, *version, digest).await {
             Ok(Appended::Receipt(receipt)) => receipt,
-            Ok(Appended::Conflict(standing)) => return Err(self.overtaken(row, standing).await?),
+            Ok(Appended::Conflict(standing)) => {
+                self.count("conflict");
+                return Err(self.overtaken(row, standing).await?);
+            }
             Err(error) => return Err(ledger(error)),
         };
         let reply = self.commit_in_core(row, &receipt, live).await?;
@@ -60,32 +94,70 @@ impl Service {
             }
             other => return Err(unexpected(&other)),
         };
-        let sealed = reply.slice_ref(committed.guard);
-        let write = CommitWrite { account: row.account, key: row.key, sealed };
+        let (then, advanced) = match committed.next {
+            Next::Answer(sealed) => (Then::Rest, Advanced::Answer(reply.slice_ref(sealed))),
+            Next::Closed(sealed) => (Then::Close, Advanced::Answer(reply.slice_ref(sealed))),
+            Next::Settle => {
+                let next = self.settle_in_core(row.account, &committed, live).await?;
+                self.count("staged");
+                (Then::Stage(next.clone()), Advanced::Staged(next))
+            }
+        };
+        let (sealed, audit) = (reply.slice_ref(committed.guard), reply.slice_ref(committed.audit));
+        let write = CommitWrite { account: row.account, key: row.key, sealed, audit, then };
         match self.parts.storage.commit(write).await.map_err(stored)? {
-            CommitOutcome::Done | CommitOutcome::Already => {}
+            CommitOutcome::Done => self.count("committed"),
+            // By another host, which also staged what follows; the same, so that staging it again
+            // loses nothing.
+            CommitOutcome::Already => {
+                if let Advanced::Staged(next) = &advanced {
+                    self.parts.storage.stage(next.clone()).await.map_err(stored)?;
+                }
+            }
             CommitOutcome::Diverged => {
                 return Err(self.diverged(row, "the store lacks its predecessor"));
             }
         }
         self.changes.notify(&row.account.id);
-        Ok(reply.slice_ref(committed.sealed))
+        Ok(advanced)
     }
 
-    /// A commit is not about a session: if its own enclave is gone, any other does.
     async fn commit_in_core(
         &self, row: &StagedGuard, receipt: &[u8], live: Option<&Arc<Live>>,
     ) -> Result<Bytes, Problem> {
-        let staged = Attached { version: Claimed(row.key.version), sealed: &row.sealed };
-        let request = HostRequest::Commit(Commit { account: row.account, staged, receipt });
-        let size = row.sealed.len() + receipt.len();
+        let request = HostRequest::Commit(Commit {
+            account: row.account,
+            staged: Attached { version: Claimed(row.key.version), sealed: &row.sealed },
+            digest: Claimed(row.key.digest),
+            receipt,
+        });
+        self.ask_any(&request, row.sealed.len() + receipt.len(), live).await
+    }
+
+    /// What comes of a charged try.
+    async fn settle_in_core(
+        &self, account: Account, charged: &Committed<'_>, live: Option<&Arc<Live>>,
+    ) -> Result<StagedGuard, Problem> {
+        let guard = Attached { version: Claimed(charged.version), sealed: charged.guard };
+        let request = HostRequest::Settle(Settle { account, guard });
+        let reply = self.ask_any(&request, charged.guard.len(), live).await?;
+        match wire::decode(&reply) {
+            Ok(HostReply::Staged(staged)) => Ok(staged_row(account, &reply, &staged)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Neither is about a session: if the request's own enclave is gone, any other does.
+    async fn ask_any(
+        &self, request: &HostRequest<'_>, size: usize, live: Option<&Arc<Live>>,
+    ) -> Result<Bytes, Problem> {
         if let Some(live) = live
-            && let Ok(reply) = live.ask(&request, size).await
+            && let Ok(reply) = live.ask(request, size).await
         {
             return Ok(reply);
         }
         let other = self.parts.links.any().ok_or(Kind::EnclaveStarting)?;
-        other.ask(&request, size).await
+        other.ask(request, size).await
     }
 
     /// The tag does not stand where this row starts. Gives the row up if it can never be committed.
@@ -135,7 +207,7 @@ impl Service {
         }
     }
 
-    /// Settles every staged guard of at least this age, in seconds, that no request of this host
+    /// Finishes every staged guard of at least this age, in seconds, that no request of this host
     /// is working on. Returns how many still wait.
     pub async fn recover(&self, grace: u64) -> usize {
         let rows = match self.parts.storage.staged(ROWS).await {
@@ -148,14 +220,14 @@ impl Service {
         let now = unix_now();
         let mut waiting = 0;
         for row in rows {
-            if row.staged_at.saturating_add(grace) > now || self.settling().contains(&row.key) {
+            if row.staged_at.saturating_add(grace) > now || self.finishing().contains(&row.key) {
                 waiting += 1;
                 continue;
             }
             let claim = Claim::new(self, row.key);
-            let outcome = match self.settle(&row, None).await {
+            let outcome = match self.finish(&row, None).await {
                 Ok(_) => "committed",
-                Err(problem) if problem.kind == Kind::GuardMoved => "dropped",
+                Err(Problem { kind: Kind::GuardMoved | Kind::TryOvertaken, .. }) => "dropped",
                 Err(problem) => {
                     waiting += 1;
                     tracing::warn!(
@@ -174,12 +246,31 @@ impl Service {
         waiting
     }
 
-    fn settling(&self) -> MutexGuard<'_, HashSet<StagedKey>> {
-        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    fn finishing(&self) -> MutexGuard<'_, HashSet<StagedKey>> {
+        self.finishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Marks a staged guard as being settled here, until dropped.
+/// How one round ended.
+enum Advanced {
+    /// With the sealed answer.
+    Answer(Bytes),
+    /// With a charged try, and what came of it.
+    Staged(StagedGuard),
+}
+
+/// What the storage keeps of a staged guard.
+pub(super) fn staged_row(account: Account, reply: &Bytes, staged: &Staged) -> StagedGuard {
+    let Staged { tag, version, digest, guard } = *staged;
+    StagedGuard {
+        key: StagedKey { tag, version, digest },
+        account,
+        sealed: reply.slice_ref(guard),
+        staged_at: unix_now(),
+    }
+}
+
+/// Marks a staged guard as being finished here, until dropped.
 struct Claim<'a> {
     service: &'a Service,
     key: StagedKey,
@@ -187,13 +278,13 @@ struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     fn new(service: &'a Service, key: StagedKey) -> Self {
-        service.settling().insert(key);
+        service.finishing().insert(key);
         Self { service, key }
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.service.settling().remove(&self.key);
+        self.service.finishing().remove(&self.key);
     }
 }

@@ -12,16 +12,17 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::{Counter, Metrics};
 use crate::problem::{Kind, Problem};
 use crate::storage::{
-    Loaded, PutOutcome, PutWrite, StagedGuard, StagedKey, Storage, StorageError, Versioned, Want,
+    Heads, Loaded, PutOutcome, PutWrite, StagedKey, Storage, StorageError, Versioned, Want,
 };
 use bytes::Bytes;
 use keyfold_protocol::client::{Class, Envelope};
 use keyfold_protocol::host::{
     Attached, AttachedEvent, Claimed, FreshRead, Handle, HostRefusal, HostReply, HostRequest,
 };
-use keyfold_protocol::ids::{AccountId, ChannelKeyId, LedgerTag, SessionId};
+use keyfold_protocol::ids::{Account, AccountId, ChannelKeyId, LedgerTag, SessionId};
 use keyfold_protocol::limits;
 use keyfold_protocol::wire::{self, Items};
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,10 +42,12 @@ pub struct Service {
     pub changes: Changes,
     /// Enrolments and other changes that need a fresh sign-in.
     fresh_changes: Rates,
+    /// Recoveries.
+    tries: Rates,
     /// All other changes.
     changes_made: Rates,
     sessions: Rates,
-    settling: Mutex<HashSet<StagedKey>>,
+    finishing: Mutex<HashSet<StagedKey>>,
     recover_soon: Notify,
 }
 
@@ -53,7 +56,7 @@ pub struct Parts {
     /// State.
     pub storage: Arc<dyn Storage>,
     /// Freshness.
-    pub ledger: Arc<Ledger>,
+    pub ledger: Arc<dyn Ledger>,
     /// Cores.
     pub links: Arc<Links>,
     /// People.
@@ -73,11 +76,12 @@ impl Service {
         let limits = &parts.limits;
         Arc::new(Self {
             fresh_changes: Rates::new(limits.fresh_operations_per_hour, hour),
+            tries: Rates::new(limits.fresh_operations_per_hour, hour),
             changes_made: Rates::new(limits.changes_per_minute, minute),
             sessions: Rates::new(limits.sessions_per_minute, minute),
             parts,
             changes: Changes::default(),
-            settling: Mutex::default(),
+            finishing: Mutex::default(),
             recover_soon: Notify::new(),
         })
     }
@@ -110,7 +114,7 @@ impl Service {
         let class = envelope.class;
         let result = match class {
             // What touches the guard runs to its end, whether or not the client stays to hear it.
-            Class::Enroll | Class::Guard | Class::GuardFresh => {
+            Class::Enroll | Class::Guard | Class::GuardFresh | Class::Recover => {
                 let service = self.clone();
                 let body = body.clone();
                 let task = tokio::spawn(async move {
@@ -137,7 +141,7 @@ impl Service {
         if envelope.frame.len() > limits::REQUEST {
             return Err(Kind::TooLarge.into());
         }
-        if matches!(envelope.class, Class::Enroll | Class::GuardFresh) {
+        if matches!(envelope.class, Class::Enroll | Class::GuardFresh | Class::Recover) {
             self.parts.identity.require_fresh(&person)?;
         }
         let live = self.parts.links.by_session(&session, &person.id);
@@ -161,20 +165,36 @@ impl Service {
 
     async fn load(&self, envelope: &Envelope<'_>) -> Result<Loaded, Problem> {
         let want = wanted(envelope.class);
-        let loaded = self.parts.storage.load(&envelope.account, want).await.map_err(stored)?;
-        if envelope.class == Class::Enroll && envelope.account.generation != 1 {
-            return Err(Kind::Malformed.because("An account opens at generation 1"));
+        if envelope.class == Class::Enroll {
+            self.check_opening(&envelope.account).await?;
+            // What the account before ended with; before the first there was none.
+            let generation = envelope.account.generation.saturating_sub(1);
+            let before = Account { generation, ..envelope.account };
+            return self.parts.storage.load(&before, want).await.map_err(stored);
         }
-        match (envelope.class == Class::Enroll, loaded.guard.is_some()) {
-            (true, true) => Err(Kind::GuardMoved.because("The account is open already")),
-            (false, false) => Err(Kind::AccountUnknown.into()),
-            _ => Ok(loaded),
+        let loaded = self.parts.storage.load(&envelope.account, want).await.map_err(stored)?;
+        if loaded.guard.is_some() { Ok(loaded) } else { Err(Kind::AccountUnknown.into()) }
+    }
+
+    /// A person's accounts follow one another: the next opens when the one before has ended.
+    async fn check_opening(&self, account: &Account) -> Result<(), Problem> {
+        let heads = self.parts.storage.heads(account.id).await.map_err(stored)?;
+        let next = heads.map_or(1, |heads| heads.generation + u32::from(heads.closed));
+        match account.generation.cmp(&next) {
+            Ordering::Less => Err(Kind::GuardMoved.because("That account has ended")),
+            Ordering::Equal if heads.is_some_and(|heads| !heads.closed) => {
+                Err(Kind::GuardMoved.because("The account is open already"))
+            }
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => {
+                Err(Kind::Malformed.because(format!("The next account is generation {next}")))
+            }
         }
     }
 
     fn reads_ledger(&self, class: Class) -> bool {
         matches!(class, Class::Status | Class::Audit(_))
-            || self.parts.fresh_read == FreshRead::Always
+            || (self.parts.fresh_read == FreshRead::Always && class != Class::Enroll)
     }
 
     /// A ledger read that can only be this frame's.
@@ -247,21 +267,17 @@ impl Service {
             }
             Ok(HostReply::Staged(staged)) => {
                 // Not before: what the core refuses costs its caller none of these few.
-                if envelope.class != Class::Guard {
-                    self.fresh_changes.take(&account.id)?;
+                match envelope.class {
+                    Class::Guard => {}
+                    // Apart: who only signs in as the person keeps no device from defending itself.
+                    Class::Recover => self.tries.take(&account.id)?,
+                    _ => self.fresh_changes.take(&account.id)?,
                 }
-                let row = StagedGuard {
-                    key: StagedKey {
-                        tag: staged.tag,
-                        version: staged.version,
-                        digest: staged.digest,
-                    },
-                    account,
-                    sealed: reply.slice_ref(staged.guard),
-                    audit: reply.slice_ref(staged.audit),
-                    staged_at: unix_now(),
-                };
-                self.change_guard(live, row).await
+                self.change_guard(live, guard::staged_row(account, reply, &staged)).await
+            }
+            Ok(HostReply::Locked(sealed)) => {
+                self.parts.metrics.guard_changes.with("locked", Counter::increment);
+                Ok(reply.slice_ref(sealed))
             }
             Ok(HostReply::Refused(refusal)) => {
                 if refusal == HostRefusal::UnknownSession {
@@ -279,7 +295,7 @@ const EVENT: usize = 128;
 
 fn wanted(class: Class) -> Want {
     match class {
-        Class::Enroll => Want::default(),
+        Class::Enroll | Class::Recover => Want::default(),
         Class::Guard | Class::GuardFresh | Class::Status => Want { vault: true, ..Want::default() },
         Class::Put(slot) => Want { vault: true, record: slot, ..Want::default() },
         Class::Assert(slot) => Want { record: Some(slot), ..Want::default() },
@@ -298,6 +314,7 @@ fn class_name(class: Class) -> &'static str {
         Class::Sync(_) => "sync",
         Class::Status => "status",
         Class::Audit(_) => "audit",
+        Class::Recover => "recover",
     }
 }
 
@@ -330,9 +347,8 @@ pub(crate) fn ledger(error: LedgerError) -> Problem {
 }
 
 impl Service {
-    /// Versions of a person's latest account; 0 where there is none.
-    pub async fn heads(&self, person: AccountId) -> Result<(u64, u64), Problem> {
-        let heads = self.parts.storage.heads(person).await.map_err(stored)?;
-        Ok(heads.map_or((0, 0), |heads| (heads.guard, heads.vault)))
+    /// Where a person's latest account stands.
+    pub async fn heads(&self, person: AccountId) -> Result<Option<Heads>, Problem> {
+        self.parts.storage.heads(person).await.map_err(stored)
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     CommitOutcome, CommitWrite, Heads, Loaded, PutOutcome, PutWrite, StagedGuard, StagedKey,
-    Storage, Want,
+    Storage, Then, Want,
 };
 use bytes::Bytes;
 use keyfold_protocol::client::Action;
@@ -22,6 +22,8 @@ pub async fn run(store: Arc<dyn Storage>) {
     commit_is_a_compare_and_set(store).await;
     commit_drops_what_it_overtook(store).await;
     diverged_stores_are_left_alone(store).await;
+    a_commit_stages_what_must_follow(store).await;
+    a_closed_account_keeps_its_guard_alone(store).await;
     generations_are_separate_accounts(store).await;
     put_is_a_compare_and_set(store).await;
     a_put_replaces_a_record_only_if_it_may(store).await;
@@ -46,15 +48,16 @@ pub fn staged(account: Account, version: u64, salt: u8) -> StagedGuard {
         key: StagedKey { tag: LedgerTag(tag), version, digest: Digest(digest) },
         account,
         sealed: Bytes::from(format!("staged {version} {salt}")),
-        audit: Bytes::from(format!("audit {version} {salt}")),
         staged_at: 1_700_000_000 + version,
     }
 }
 
 /// The live form of a staged guard.
 pub fn live(staged: &StagedGuard) -> CommitWrite {
-    let sealed = Bytes::from(format!("live {}", staged.key.version));
-    CommitWrite { account: staged.account, key: staged.key, sealed }
+    let StagedKey { version, digest: Digest([_, salt, ..]), .. } = staged.key;
+    let sealed = Bytes::from(format!("live {version}"));
+    let audit = Bytes::from(format!("audit {version} {salt}"));
+    CommitWrite { account: staged.account, key: staged.key, sealed, audit, then: Then::Rest }
 }
 
 /// Stages and commits versions 1 to `version`.
@@ -154,6 +157,47 @@ async fn diverged_stores_are_left_alone(store: &dyn Storage) {
     assert_eq!(rows_of(store, who).await, [other, gap], "and nothing staged is lost");
 }
 
+async fn a_commit_stages_what_must_follow(store: &dyn Storage) {
+    let who = account(14);
+    advance(store, who, 1).await;
+    let (charged, next) = (staged(who, 2, 1), staged(who, 3, 1));
+    let commit = CommitWrite { then: Then::Stage(next.clone()), ..live(&charged) };
+    let refused = store.commit(commit.clone()).await.expect("commit");
+    assert_eq!(refused, CommitOutcome::Diverged, "nothing was staged");
+    assert_eq!(rows_of(store, who).await, [], "a refused commit stages nothing");
+    store.stage(charged).await.expect("stage");
+    assert_eq!(store.commit(commit.clone()).await.expect("commit"), CommitOutcome::Done);
+    assert_eq!(rows_of(store, who).await, std::slice::from_ref(&next));
+    assert_eq!(store.commit(commit).await.expect("commit"), CommitOutcome::Already);
+    assert_eq!(store.commit(live(&next)).await.expect("commit"), CommitOutcome::Done);
+    assert_eq!(rows_of(store, who).await, []);
+}
+
+async fn a_closed_account_keeps_its_guard_alone(store: &dyn Storage) {
+    let (who, other) = (account(15), account(16));
+    for account in [who, other] {
+        advance(store, account, 1).await;
+        for version in [1, 2] {
+            let slot = u8::try_from(version).expect("small");
+            store.put(put(account, 1, version, slot, true)).await.expect("put");
+        }
+    }
+    let last = staged(who, 2, 1);
+    store.stage(last.clone()).await.expect("stage");
+    let close = CommitWrite { then: Then::Close, ..live(&last) };
+    assert_eq!(store.commit(close.clone()).await.expect("commit"), CommitOutcome::Done);
+    assert_eq!(store.commit(close).await.expect("commit"), CommitOutcome::Already);
+    let want = Want { record: Some(SlotId([1; 32])), ..EVERYTHING };
+    let loaded = store.load(&who, want).await.expect("load");
+    let guard = loaded.guard.clone();
+    assert_eq!(guard.as_ref().map(|guard| guard.version), Some(2));
+    assert_eq!(loaded, Loaded { guard, ..Loaded::default() }, "the guard alone is left");
+    let heads = store.heads(who.id).await.expect("heads").expect("an account");
+    assert!(heads.closed && heads.guard == 2 && heads.vault == 0, "{heads:?}");
+    assert_eq!(load(store, other).await.events.len(), 2, "other accounts keep everything");
+    assert!(!store.heads(other.id).await.expect("heads").expect("an account").closed);
+}
+
 async fn generations_are_separate_accounts(store: &dyn Storage) {
     let first = account(6);
     let second = Account { generation: 2, ..first };
@@ -162,7 +206,8 @@ async fn generations_are_separate_accounts(store: &dyn Storage) {
     assert_eq!(store.put(put(second, 1, 1, 1, true)).await.expect("put"), PutOutcome::Done);
     assert_eq!(load(store, first).await.vault, None);
     let heads = store.heads(first.id).await.expect("heads");
-    assert_eq!(heads, Some(Heads { guard: 1, vault: 1 }), "the latest generation's");
+    let latest = Heads { generation: 2, closed: false, guard: 1, vault: 1 };
+    assert_eq!(heads, Some(latest), "the latest generation's");
 }
 
 async fn put_is_a_compare_and_set(store: &dyn Storage) {

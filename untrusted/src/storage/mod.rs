@@ -31,7 +31,8 @@ pub trait Storage: Send + Sync + 'static {
     fn put(&self, put: PutWrite) -> Answer<'_, PutOutcome>;
     /// Keeps a staged guard. The same digest again changes nothing.
     fn stage(&self, staged: StagedGuard) -> Answer<'_, ()>;
-    /// Makes a staged guard live, keeps its audit event and drops what it overtook.
+    /// Makes a staged guard live, keeps its audit event, drops what it overtook and does what then
+    /// is to be done, all at once.
     fn commit(&self, commit: CommitWrite) -> Answer<'_, CommitOutcome>;
     /// Forgets a staged guard that can no longer become live.
     fn drop_staged(&self, key: StagedKey) -> Answer<'_, ()>;
@@ -150,8 +151,6 @@ pub struct StagedGuard {
     pub account: Account,
     /// The sealed staged guard.
     pub sealed: Bytes,
-    /// The sealed audit event of its version.
-    pub audit: Bytes,
     /// When it was staged, in seconds since 1970.
     pub staged_at: u64,
 }
@@ -165,6 +164,21 @@ pub struct CommitWrite {
     pub key: StagedKey,
     /// The sealed live guard.
     pub sealed: Bytes,
+    /// The sealed audit event of its version.
+    pub audit: Bytes,
+    /// What this guard leads to.
+    pub then: Then,
+}
+
+/// What a commit does beside making a guard live.
+#[derive(Clone, Debug)]
+pub enum Then {
+    /// Nothing.
+    Rest,
+    /// Keeps the staged guard that must follow this one.
+    Stage(StagedGuard),
+    /// The account has ended: forgets all of it but the guard.
+    Close,
 }
 
 /// How a commit ended.
@@ -182,6 +196,10 @@ pub enum CommitOutcome {
 /// Where a person's latest account stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
+    /// Which of the person's accounts.
+    pub generation: u32,
+    /// Whether it has ended.
+    pub closed: bool,
     /// Version of the live guard.
     pub guard: u64,
     /// Version of the vault.

@@ -128,7 +128,7 @@ impl Storage for Sqlite {
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT tag, version, digest, account, generation, sealed, audit, staged_at FROM staged
+                    "SELECT tag, version, digest, account, generation, sealed, staged_at FROM staged
                      ORDER BY tag, version, staged_at DESC, rowid DESC LIMIT ?1",
                 )?
                 .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], staged_row)?
@@ -140,10 +140,18 @@ impl Storage for Sqlite {
         self.read(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT g.version, coalesce(v.version, 0) FROM guards g LEFT JOIN vaults v ON v.guard = g.id
+                    "SELECT g.generation, g.closed, g.version, coalesce(v.version, 0) FROM guards g
+                     LEFT JOIN vaults v ON v.guard = g.id
                      WHERE g.account = ?1 ORDER BY g.generation DESC LIMIT 1",
                 )?
-                .query_row([&person.0], |row| Ok(Heads { guard: row.get(0)?, vault: row.get(1)? }))
+                .query_row([&person.0], |row| {
+                    Ok(Heads {
+                        generation: row.get(0)?,
+                        closed: row.get(1)?,
+                        guard: row.get(2)?,
+                        vault: row.get(3)?,
+                    })
+                })
                 .optional()
         })
     }
@@ -257,8 +265,7 @@ fn staged_row(row: &Row) -> rusqlite::Result<StagedGuard> {
         key,
         account: Account { id: AccountId(row.get(3)?), generation: row.get(4)? },
         sealed: row.get::<_, Vec<u8>>(5)?.into(),
-        audit: row.get::<_, Vec<u8>>(6)?.into(),
-        staged_at: row.get(7)?,
+        staged_at: row.get(6)?,
     })
 }
 

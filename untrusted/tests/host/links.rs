@@ -1,14 +1,15 @@
 //! Several enclaves, and enclaves that come back different.
 
-use crate::support::{Answer, GivenKey, Kind, PATIENCE, Socket, World, channel_key, eventually};
+use crate::support::{
+    Answer, GivenKey, Kind, PATIENCE, Socket, World, channel_key, endorsements, eventually,
+};
 use keyfold_host::Host;
-use keyfold_host::azure::{AzureError, KeyRelease, Released};
+use keyfold_host::azure::{Asking, Endorsements, KeyRelease, Released};
 use keyfold_host::enclave::Connect;
+use keyfold_host::journal::Journal;
 use keyfold_protocol::client::Class;
 use keyfold_protocol::host::{HostRefusal, KeyWrap};
 use keyfold_protocol::ids::SlotId;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -74,12 +75,16 @@ async fn an_enclave_that_cannot_go_on_is_started_anew() {
 struct ChangingKey(AtomicU8);
 
 impl KeyRelease for ChangingKey {
+    fn endorse<'a>(&'a self, _: &'a [u8], _: bool, _: &'a Journal) -> Asking<'a, Endorsements> {
+        Box::pin(std::future::ready(Ok(endorsements())))
+    }
+
     fn release<'a>(
-        &'a self, _claims: &'a [u8], _report: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>> {
+        &'a self, _: &'a [u8], _: &'a [u8], _: &'a Endorsements, _: &'a Journal,
+    ) -> Asking<'a, Released> {
         let wrapped = vec![self.0.fetch_add(1, Ordering::SeqCst); 8];
-        let algorithm = KeyWrap::Sha256;
-        Box::pin(async move { Ok(Released { wrapped, algorithm, vcek_chain: "PEM".into() }) })
+        let released = Released { wrapped, algorithm: KeyWrap::Sha256 };
+        Box::pin(std::future::ready(Ok(released)))
     }
 }
 

@@ -8,24 +8,24 @@ use keyfold_host::identity::sha256;
 use keyfold_host::storage::*;
 use keyfold_protocol::client::Class;
 use keyfold_protocol::ids::*;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-async fn fail(world: &World, mode: Mode, path: &str, times: Option<u32>) {
+pub(crate) async fn fail(world: &World, mode: Mode, path: &str, times: Option<u32>) {
     let failure =
         Failure { path: Some(path.into()), times, ..Failure::new(Service::Ledger, mode, 1) };
     world.cloud.fail(failure).await.expect("a failure switch");
 }
 
 /// Where the account stands in the storage, and how many staged guards wait.
-async fn standing(world: &World, account: &Account) -> (u64, usize) {
+pub(crate) async fn standing(world: &World, account: &Account) -> (u64, usize) {
     let storage = world.storage();
     let loaded = storage.load(account, Want::default()).await.expect("load");
     let staged = storage.staged(100).await.expect("staged").len();
     (loaded.guard.map_or(0, |guard| guard.version), staged)
 }
 
-async fn enrolled<'a>(world: &'a World, host: &keyfold_host::Host) -> Person<'a> {
+pub(crate) async fn enrolled<'a>(world: &'a World, host: &keyfold_host::Host) -> Person<'a> {
     let mut ada = world.person(host, "ada").await;
     ada.ask(Class::Enroll).await;
     ada
@@ -184,10 +184,33 @@ async fn a_client_that_goes_away_leaves_nothing_half_done() {
 }
 
 /// Storage whose next commits fail, as a full disk would make them.
-struct Failing {
+pub(crate) struct Failing {
     inner: Sqlite,
-    commits: AtomicUsize,
+    /// Commits that still pass before one fails; none fails while there is no number.
+    commits: Mutex<Option<usize>>,
     stages: AtomicUsize,
+}
+
+impl Failing {
+    pub(crate) fn of(inner: Sqlite) -> Self {
+        Self { inner, commits: Mutex::default(), stages: 0.into() }
+    }
+
+    pub(crate) fn fail_commit_after(&self, passes: usize) {
+        *self.commits.lock().unwrap() = Some(passes);
+    }
+
+    fn commit_is_due(&self) -> bool {
+        let mut passes = self.commits.lock().unwrap();
+        match *passes {
+            Some(0) => passes.take().is_some(),
+            Some(left) => {
+                *passes = Some(left - 1);
+                false
+            }
+            None => false,
+        }
+    }
 }
 
 fn due(failures: &AtomicUsize) -> bool {
@@ -209,7 +232,7 @@ impl Storage for Failing {
         if due(&self.stages) { full() } else { self.inner.stage(staged) }
     }
     fn commit(&self, commit: CommitWrite) -> Answer<'_, CommitOutcome> {
-        if due(&self.commits) { full() } else { self.inner.commit(commit) }
+        if self.commit_is_due() { full() } else { self.inner.commit(commit) }
     }
     fn drop_staged(&self, key: StagedKey) -> Answer<'_, ()> {
         self.inner.drop_staged(key)
@@ -226,10 +249,10 @@ impl Storage for Failing {
 #[tokio::test]
 async fn committed_in_the_core_but_not_in_the_storage() {
     let world = World::new().await;
-    let storage = Arc::new(Failing { inner: world.storage(), commits: 0.into(), stages: 0.into() });
+    let storage = Arc::new(Failing::of(world.storage()));
     let host = world.host_with(world.config(&[]), Some(storage.clone())).await;
     let mut ada = enrolled(&world, &host).await;
-    storage.commits.store(1, Ordering::SeqCst);
+    storage.fail_commit_after(0);
     let answer = ada.request(Class::Guard).await;
     assert_eq!((answer.status, answer.problem().as_str()), (503, "storage-unavailable"));
     eventually("recovered", || async { standing(&world, &ada.account).await == (2, 0) }).await;
@@ -239,7 +262,7 @@ async fn committed_in_the_core_but_not_in_the_storage() {
 #[tokio::test]
 async fn not_staged_is_not_appended() {
     let world = World::new().await;
-    let storage = Arc::new(Failing { inner: world.storage(), commits: 0.into(), stages: 0.into() });
+    let storage = Arc::new(Failing::of(world.storage()));
     let host = world.host_with(world.config(&[]), Some(storage.clone())).await;
     let mut ada = enrolled(&world, &host).await;
     storage.stages.store(1, Ordering::SeqCst);
@@ -256,7 +279,6 @@ fn staged(account: Account, version: u64, salt: u8) -> StagedGuard {
         key: StagedKey { tag: crate::support::tag(&account), version, digest },
         account,
         sealed: Bytes::from_static(b"STAGED elsewhere"),
-        audit: Bytes::from_static(b"AUDIT"),
         staged_at: 1,
     }
 }

@@ -5,9 +5,10 @@
 
 use bytes::Bytes;
 use keyfold_dev_cloud::{self as dev, DevCloud, SignIn};
-use keyfold_host::azure::{AzureError, KeyRelease, Released};
+use keyfold_host::azure::{Asking, Endorsements, KeyRelease, Released};
 use keyfold_host::enclave::{Connect, Connection};
 use keyfold_host::identity::sha256;
+use keyfold_host::journal::Journal;
 use keyfold_host::storage::{Sqlite, Storage, sqlite};
 use keyfold_host::{Config, Host};
 use keyfold_protocol::client::{Action, Class, Envelope};
@@ -38,6 +39,12 @@ pub(crate) struct Pretender {
     pub(crate) refuse: Mutex<Option<(Kind, HostRefusal)>>,
     /// Tells so many clients no, which the host cannot see.
     pub(crate) decline: AtomicUsize,
+    /// Finds so many accounts locked.
+    pub(crate) locked: AtomicUsize,
+    /// Makes the next commits those of a closed account.
+    pub(crate) closing: AtomicUsize,
+    /// Reports made so far: for the key's release, and for clients.
+    pub(crate) reports: [AtomicU32; 2],
     /// Replies that wait for others before they are written: how the host pipelines.
     pub(crate) coalesce: AtomicUsize,
 }
@@ -52,6 +59,7 @@ pub(crate) enum Kind {
     OpenSession,
     Handle,
     Commit,
+    Settle,
 }
 
 /// One link to a [`Pretender`].
@@ -117,6 +125,7 @@ fn kind_of(request: &HostRequest) -> Kind {
         HostRequest::OpenSession(_) => Kind::OpenSession,
         HostRequest::Handle(_) => Kind::Handle,
         HostRequest::Commit(_) => Kind::Commit,
+        HostRequest::Settle(_) => Kind::Settle,
     }
 }
 
@@ -141,17 +150,23 @@ fn answer(
         Kind::Evidence | Kind::OpenSession => channel_key(boot),
         _ => Vec::new(),
     };
+    let claims = match kind {
+        Kind::ReleaseClaims => numbered("release", &pretender.reports[0]),
+        Kind::Evidence => numbered("channel", &pretender.reports[1]),
+        _ => String::new(),
+    };
     let reply = match request {
         HostRequest::Configure(_) => HostReply::Configured(Digest([1; 32])),
         HostRequest::ReleaseClaims => {
-            HostReply::ReleaseClaims(Evidence { claims: b"{}", report: &[0; limits::REPORT] })
+            let claims = claims.as_bytes();
+            HostReply::ReleaseClaims(Evidence { claims, report: &[0; limits::REPORT] })
         }
         HostRequest::Unlock(unlock) => {
             HostReply::Unlocked(Digest(sha256(&[b"root", unlock.wrapped])))
         }
         HostRequest::Evidence => HostReply::Evidence(ChannelEvidence {
             channel_key: &channel_key,
-            evidence: Evidence { claims: b"{\"role\":\"channel\"}", report: &[7; limits::REPORT] },
+            evidence: Evidence { claims: claims.as_bytes(), report: &[7; limits::REPORT] },
         }),
         HostRequest::OpenSession(open) => {
             assert_eq!(open.channel_key, ChannelKeyId(sha256(&[&channel_key])));
@@ -165,6 +180,9 @@ fn answer(
         HostRequest::Handle(_) if takes_one(&pretender.decline) => {
             HostReply::Reply(Reply { sealed: b"SEALED no", put: None })
         }
+        HostRequest::Handle(_) if takes_one(&pretender.locked) => {
+            HostReply::Locked(b"SEALED locked")
+        }
         HostRequest::Handle(handle) => return work(handle, out),
         HostRequest::Commit(commit) => {
             let version = commit.staged.version.0;
@@ -172,11 +190,38 @@ fn answer(
             assert!(commit.staged.sealed.starts_with(b"STAGED"));
             let guard = [b"LIVE", commit.staged.sealed].concat();
             let sealed = format!("SEALED guard {version}");
-            let committed = Committed { version, guard: &guard, sealed: sealed.as_bytes() };
+            let charged = commit.staged.sealed.starts_with(CHARGE);
+            let next = match (charged, takes_one(&pretender.closing)) {
+                (true, _) => Next::Settle,
+                (false, true) => Next::Closed(sealed.as_bytes()),
+                (false, false) => Next::Answer(sealed.as_bytes()),
+            };
+            let is_outcome = commit.staged.sealed.starts_with(b"STAGED outcome");
+            let audit: &[u8] = if is_outcome { b"AUDIT outcome" } else { b"AUDIT" };
+            let committed = Committed { version, guard: &guard, audit, next };
             return wire::encode(&HostReply::Committed(committed), out).unwrap();
+        }
+        // Always the same of the same.
+        HostRequest::Settle(settle) => {
+            let charged = settle.guard.sealed.strip_prefix(b"LIVE").expect("a live guard");
+            assert!(charged.starts_with(CHARGE), "a charged try");
+            let guard = [b"STAGED outcome of ", charged].concat();
+            let staged = Staged {
+                tag: tag(&settle.account),
+                version: settle.guard.version.0 + 1,
+                digest: Digest(sha256(&[&guard])),
+                guard: &guard,
+            };
+            return wire::encode(&HostReply::Staged(staged), out).unwrap();
         }
     };
     wire::encode(&reply, out).unwrap()
+}
+
+/// Claims that tell each report from the one before.
+fn numbered(role: &str, reports: &AtomicU32) -> String {
+    let number = reports.fetch_add(1, Ordering::SeqCst);
+    format!("{{\"role\":\"{role}\",\"report\":{number}}}")
 }
 
 pub(crate) fn channel_key(boot: u32) -> Vec<u8> {
@@ -201,16 +246,21 @@ fn work(handle: &Handle, out: &mut [u8]) -> usize {
         handle.audit.collect::<Result<Vec<_>, _>>().expect("audit events").len(),
         handle.fresh.is_some(),
     );
-    let staged_guard = [b"STAGED", handle.frame].concat();
+    let charges = handle.class == Class::Recover;
+    let follows = handle.class == Class::Enroll && handle.account.generation > 1;
+    assert!(!follows || handle.guard.is_some(), "the account before is not attached");
+    let staged_guard = [if charges { CHARGE } else { b"STAGED" }, handle.frame].concat();
     let vault_blob = format!("VAULT {}", vault + 1);
     let reply = match handle.class {
-        Class::Enroll | Class::Guard | Class::GuardFresh => HostReply::Staged(Staged {
-            tag: tag(&handle.account),
-            version: guard + 1,
-            digest: Digest(sha256(&[handle.frame])),
-            guard: &staged_guard,
-            audit: b"AUDIT",
-        }),
+        Class::Enroll | Class::Guard | Class::GuardFresh | Class::Recover => {
+            HostReply::Staged(Staged {
+                tag: tag(&handle.account),
+                // A first version, whatever the account before ended with.
+                version: if handle.class == Class::Enroll { 1 } else { guard + 1 },
+                digest: Digest(sha256(&[handle.frame])),
+                guard: &staged_guard,
+            })
+        }
         Class::Put(slot) => HostReply::Reply(Reply {
             sealed: sealed.as_bytes(),
             put: Some(Put {
@@ -231,6 +281,8 @@ fn work(handle: &Handle, out: &mut [u8]) -> usize {
     wire::encode(&reply, out).unwrap()
 }
 
+/// Begins the staged guard of a charged try.
+const CHARGE: &[u8] = b"STAGED charge";
 /// Puts of this slot replace nothing.
 pub(crate) const ONLY_IF_EMPTY: SlotId = SlotId([7; 32]);
 
@@ -238,14 +290,21 @@ pub(crate) const ONLY_IF_EMPTY: SlotId = SlotId([7; 32]);
 pub(crate) struct GivenKey;
 
 impl KeyRelease for GivenKey {
-    fn release<'a>(
-        &'a self, _claims: &'a [u8], _report: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = Result<Released, AzureError>> + Send + 'a>> {
-        Box::pin(async {
-            let (wrapped, vcek_chain) = (b"wrapped".to_vec(), "PEM".to_owned());
-            Ok(Released { wrapped, algorithm: KeyWrap::Sha256, vcek_chain })
-        })
+    fn endorse<'a>(&'a self, _: &'a [u8], _: bool, _: &'a Journal) -> Asking<'a, Endorsements> {
+        Box::pin(std::future::ready(Ok(endorsements())))
     }
+
+    fn release<'a>(
+        &'a self, _: &'a [u8], _: &'a [u8], _: &'a Endorsements, _: &'a Journal,
+    ) -> Asking<'a, Released> {
+        let released = Released { wrapped: b"wrapped".to_vec(), algorithm: KeyWrap::Sha256 };
+        Box::pin(std::future::ready(Ok(released)))
+    }
+}
+
+/// What stands behind a pretender's report.
+pub(crate) fn endorsements() -> Endorsements {
+    Endorsements { vcek_chain: "PEM".into(), uvm_endorsement: None, mismatch: None }
 }
 
 /// The dev cloud and what hosts beside it share.
@@ -298,6 +357,7 @@ impl World {
             hsm_name = "{hsm_name}"
             hsm_roots = "{hsm_roots}"
             key_name = "keyfold-root"
+            endorsement_cache = "{dir}/endorsements"
             [[enclave]]
             transport = "pipe"
             command = "/does/not/run"

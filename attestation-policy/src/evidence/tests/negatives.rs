@@ -12,13 +12,15 @@ use crate::test_chip::{
 use crate::values::Sha256;
 
 pub(super) type Change = fn(&mut Case);
+/// The field that must be named, what is changed, and the change.
+pub(super) type Negative = (Field, &'static str, Change);
 
-pub(super) fn all() -> Vec<(Field, &'static str, Change)> {
+pub(super) fn all() -> Vec<Negative> {
     [chain_negatives(), report_negatives(), statement_negatives(), claims_negatives()].concat()
 }
 
 /// The changes to certificates.
-fn chain_negatives() -> Vec<(Field, &'static str, Change)> {
+fn chain_negatives() -> Vec<Negative> {
     use Field::Certificate as C;
     use Role::{Ark, Ask, Vcek};
     const BOOTLOADER: &str = "1.3.6.1.4.1.3704.1.3.1";
@@ -124,7 +126,7 @@ fn chain_negatives() -> Vec<(Field, &'static str, Change)> {
 }
 
 /// The changes to the report, signed again by the chip.
-fn report_negatives() -> Vec<(Field, &'static str, Change)> {
+fn report_negatives() -> Vec<Negative> {
     vec![
         (Field::ReportLength, "a byte short", |case| {
             case.after_report = |report| report.truncate(1183);
@@ -164,6 +166,12 @@ fn report_negatives() -> Vec<(Field, &'static str, Change)> {
         (Field::MinimumLaunchTcb, "lower", |case| case.report.set(0x1F6, &[23])),
         (Field::MinimumLaunchTcb, "reserved byte", |case| case.report.set(0x1F3, &[1])),
         (Field::ReportData, "zeros", |case| case.report_data = Some([0; 64])),
+        (Field::ReportData, "one space more in the claims", |case| {
+            let mut data = [0; 64];
+            data[..32].copy_from_slice(Sha256::of(case.claims.as_bytes()).as_bytes());
+            case.report_data = Some(data);
+            case.claims = case.claims.replacen(':', ": ", 1);
+        }),
         (Field::ReportData, "second half not zero", |case| {
             let mut data = [0; 64];
             data[..32].copy_from_slice(Sha256::of(case.claims.as_bytes()).as_bytes());
@@ -174,7 +182,7 @@ fn report_negatives() -> Vec<(Field, &'static str, Change)> {
 }
 
 /// The changes to what the statement demands.
-fn statement_negatives() -> Vec<(Field, &'static str, Change)> {
+fn statement_negatives() -> Vec<Negative> {
     vec![
         (Field::StatementExpiry, "expired", |case| case.now = "2027-02-20T00:00:00Z"),
         (Field::WorkloadRoot, "simulated chip for a real workload", |case| {
@@ -214,7 +222,7 @@ fn statement_negatives() -> Vec<(Field, &'static str, Change)> {
 }
 
 /// The changes to the claims; the report's data follow them.
-fn claims_negatives() -> Vec<(Field, &'static str, Change)> {
+fn claims_negatives() -> Vec<Negative> {
     vec![
         (Field::Claims, "not JSON", |case| case.claims = "{".into()),
         (Field::Claims, "empty", |case| case.claims = String::new()),

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use keyfold_protocol::client::AuditKind;
-use keyfold_protocol::ids::AccountId;
+use keyfold_protocol::ids::{AccountId, Digest};
 
 use super::*;
 use crate::device::{KeyError, SoftwareKeys};
+use crate::pin::Pin;
 use crate::testing::World;
 
 fn pin() -> Pin {
@@ -56,11 +57,103 @@ async fn enrolling_opens_the_account_of_whoever_signed_in() {
     let overview = client.enroll(pin(), "laptop").await.unwrap();
     assert_eq!((overview.guard, overview.account.generation), (1, 1));
     assert_eq!(overview.devices[0].id, client.keys().id());
-    assert_eq!(world.log(), ["deployment", "session", "enroll", "status", "audit"]);
+    assert_eq!(world.log(), ["deployment", "account", "session", "enroll", "status", "audit"]);
     let known = client.registered().unwrap();
     assert_eq!((known.guard_seen, known.audit.version), (1, 1));
     let again = client.enroll(pin(), "laptop").await;
     assert!(matches!(again, Err(Error::AlreadyRegistered)));
+}
+
+#[tokio::test]
+async fn an_anchor_that_goes_back_or_leaves_the_vault_behind_is_an_alarm() {
+    let world = World::start().await;
+    let client = enrolled(&world).await;
+    client.touch().await.unwrap();
+    client.anchor().await.unwrap();
+    let known = client.registered().unwrap();
+    assert_eq!((known.anchor, known.anchor_of), (known.vault, 2));
+    let set = |version, head| {
+        world.with_account(|account| account.anchor = ChainPoint { version, head: Digest(head) });
+    };
+    set(0, [0; 32]);
+    let expected = Fork::AnchorRolledBack { known: 1, came: 0 };
+    assert_eq!(fork(client.status().await), expected);
+    set(2, [0; 32]);
+    assert!(matches!(fork(client.status().await), Fork::VaultRolledBack { .. }));
+    set(1, [0; 32]);
+    assert!(matches!(fork(client.status().await), Fork::VaultForked { .. }));
+    set(1, known.vault.head.0);
+    client.status().await.unwrap();
+}
+
+/// A device that a host keeps on a fork finds out at the first status that shows it what the ledger
+/// anchors, however far ahead its fork is; and before it anchors that over the other.
+#[tokio::test]
+async fn an_anchor_beside_the_devices_chain_is_an_alarm() {
+    let world = World::start().await;
+    let client = enrolled(&world).await;
+    client.touch().await.unwrap();
+    client.touch().await.unwrap();
+    let known = client.registered().unwrap();
+    let anchored_elsewhere = |head| {
+        world.with_account(|account| {
+            account.anchor = ChainPoint { version: 1, head };
+            account.changed(AuditKind::Anchored, known.device, known.device);
+        });
+    };
+    // By another device, on the same chain: no alarm, and this device anchors its own point next.
+    let passed = world.with_account(|account| account.point(&known.account(), 1).head);
+    anchored_elsewhere(passed);
+    assert_eq!(client.anchor().await.unwrap(), 3);
+    assert_eq!(client.registered().unwrap().anchor, known.vault);
+
+    client.touch().await.unwrap();
+    client.touch().await.unwrap();
+    world.with_account(|account| {
+        account.anchor = ChainPoint { version: 3, head: Digest([7; 32]) };
+        account.changed(AuditKind::Anchored, known.device, known.device);
+    });
+    let refused = Fork::RefusedState(Refusal::BrokenChain);
+    assert_eq!(fork(client.status().await), refused);
+    assert_eq!(fork(client.anchor().await), refused);
+}
+
+/// A status that was asked for before the vault moved says nothing about where it has moved to: an
+/// anchor that only looked as if it were ahead is judged again.
+#[tokio::test]
+async fn an_anchor_that_the_device_has_overtaken_meanwhile_is_judged_again() {
+    let world = World::start().await;
+    let client = enrolled(&world).await;
+    let before = client.registered().unwrap();
+    client.touch().await.unwrap();
+    client.touch().await.unwrap();
+    world.with_account(|account| {
+        account.anchor = ChainPoint { version: 1, head: Digest([7; 32]) };
+        account.changed(AuditKind::Anchored, before.device, before.device);
+    });
+    let expected = Fork::RefusedState(Refusal::BrokenChain);
+    assert_eq!(fork(client.read_status(before).await), expected);
+    assert_eq!(fork(client.anchor().await), expected);
+}
+
+/// An answer about an account that has ended meanwhile changes nothing of the next one.
+#[tokio::test]
+async fn a_late_answer_of_an_ended_account_is_not_written_into_the_next() {
+    let world = World::start().await;
+    let client = enrolled(&world).await;
+    let ended = client.registered().unwrap();
+    client
+        .store()
+        .update(|state| {
+            let next = Account { generation: 2, ..ended.account() };
+            state.account = Some(AccountState::new(next, ended.device, ended.device_name.clone()));
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+    let next = client.store().load().unwrap().account;
+    let late = client.read_status(ended).await;
+    assert!(matches!(late, Err(Error::Refused(Refusal::Closed))), "{late:?}");
+    assert_eq!(client.store().load().unwrap().account, next);
 }
 
 #[tokio::test]
@@ -139,12 +232,11 @@ async fn signing_in_and_connecting_can_be_done_ahead() {
     assert_ne!(other.sign_in(true).await.unwrap(), account);
 
     // A sign-in as somebody else is not passed off as this device's.
-    client
-        .update(|state| {
-            state.id = AccountId([9; 32]);
-            Ok(())
-        })
-        .unwrap();
+    let somebody_elses = |state: &mut AccountState| {
+        state.id = AccountId([9; 32]);
+        Ok(())
+    };
+    client.update(client.registered().unwrap().account(), somebody_elses).unwrap();
     assert!(matches!(client.sign_in(false).await, Err(Error::OtherAccount { .. })));
     assert!(matches!(client.connect().await, Err(Error::OtherAccount { .. })));
 }
@@ -311,8 +403,22 @@ async fn the_enclaves_own_alarms_are_alarms() {
     for refusal in [Refusal::StaleGuard, Refusal::StaleVault, Refusal::BrokenChain] {
         assert!(matches!(refused(refusal).await, Err(Error::ForkAlarm(_))), "{refusal:?}");
     }
-    let other = refused(Refusal::NotFresh).await;
-    assert!(matches!(other, Err(Error::Refused(Refusal::NotFresh))));
+    let other = refused(Refusal::NoSuchPasskey).await;
+    assert!(matches!(other, Err(Error::Refused(Refusal::NoSuchPasskey))));
+}
+
+#[tokio::test]
+async fn what_the_ledger_does_not_confirm_yet_is_asked_again_and_not_for_ever() {
+    refused(Refusal::NotFresh).await.unwrap();
+
+    let world = World::start().await;
+    let client = enrolled(&world).await;
+    world.hook(|state, _| {
+        state.refuse = Some(Refusal::NotFresh);
+        None
+    });
+    let never = client.status().await;
+    assert!(matches!(never, Err(Error::Refused(Refusal::NotFresh))), "{never:?}");
 }
 
 /// A status that the enclave refuses so.
@@ -362,7 +468,8 @@ async fn replies_that_do_not_fit_their_request_are_refused() {
             if let Success::GuardChanged(changed) = success {
                 let GuardChanged { guard, audit_head, vault } = *changed;
                 let devices = heapless::Vec::new();
-                let status = AccountStatus { guard, audit_head, anchor: vault, vault, devices };
+                let status =
+                    AccountStatus { guard, audit_head, anchor: vault, vault, devices, failures: 0 };
                 *success = Success::Status(status);
             }
         }),
@@ -400,16 +507,18 @@ async fn the_vault_is_anchored_once_a_day_when_it_moved() {
     let client = enrolled(&world).await;
     client.touch().await.unwrap();
     client.sync().await.unwrap();
-    assert_eq!(client.registered().unwrap().anchored, 0);
+    let known = client.registered().unwrap();
+    let account = known.account();
+    assert_eq!(known.anchor.version, 0);
     let yesterday = |state: &mut AccountState| {
         state.anchor_tried -= ANCHOR_EVERY;
         Ok(())
     };
-    client.update(yesterday).unwrap();
+    client.update(account, yesterday).unwrap();
     client.sync().await.unwrap();
     let known = client.registered().unwrap();
-    assert_eq!((known.anchored, known.audit.version), (1, 2));
-    client.update(yesterday).unwrap();
+    assert_eq!((known.anchor.version, known.audit.version), (1, 2));
+    client.update(account, yesterday).unwrap();
     client.sync().await.unwrap();
     assert_eq!(client.registered().unwrap().audit.version, 2, "nothing moved since");
     client.touch().await.unwrap();

@@ -69,6 +69,17 @@ impl Client {
         Ok(overview)
     }
 
+    /// On a trusted device, when the person did not agree: tells the candidate, which waits.
+    ///
+    /// # Errors
+    /// [`Error::Host`], [`Error::Unreachable`]: the candidate waits until its time is over.
+    pub async fn decline(
+        &self, secret: &PairingSecret, candidate: &Candidate,
+    ) -> Result<(), Error> {
+        let keys = Keys::new(secret);
+        self.send(&keys, Mailbox::Answer, &keys.seal_decline(&candidate.sealed)).await
+    }
+
     /// On a new device: offers its keys under the secret that was typed or scanned, waits to be
     /// approved, checks everything, and returns the account with its list of devices, which the
     /// person should look at. [`crate::pairing::fingerprint`] of this device's id is what to show
@@ -111,7 +122,7 @@ impl Client {
         if !overview.devices.iter().any(|device| device.id == self.keys().id()) {
             return Err(PairingError::OtherDevice.into());
         }
-        self.update(|state| {
+        self.update(overview.account, |state| {
             state.registered = true;
             Ok(())
         })?;

@@ -6,6 +6,7 @@ use keyfold_protocol::client::KeyKind;
 use keyfold_protocol::ids::AccountId;
 
 use super::*;
+use crate::account::Overview;
 use crate::client::Client;
 use crate::device::{DeviceKeys, SoftwareKeys};
 use crate::error::{Error, Fork};
@@ -63,6 +64,21 @@ fn messages_open_for_holders_of_the_secret_only() {
         bent[byte] ^= 1;
         assert_eq!(keys.open_offer(bent).err(), Some(PairingError::Forged), "byte {byte}");
     }
+}
+
+#[test]
+fn only_a_holder_of_the_secret_declines_and_the_host_cannot_tell() {
+    let keys = Keys::new(&PairingSecret::generate());
+    let offered = keys.seal_offer(&offer(1));
+    let declined = keys.seal_decline(&offered);
+    assert_eq!(keys.open_answer(&declined, &offered), Err(PairingError::Declined));
+    let device = keys.open_offer(offered.clone()).unwrap().id();
+    assert_eq!(declined.len(), keys.seal_answer(&answer(1, device), &offered).len());
+    let stranger = Keys::new(&PairingSecret::generate()).seal_decline(&offered);
+    assert_eq!(keys.open_answer(&stranger, &offered), Err(PairingError::Forged));
+    // Of another offer under the same secret.
+    let second = keys.seal_offer(&offer(1));
+    assert_eq!(keys.open_answer(&declined, &second), Err(PairingError::Forged));
 }
 
 #[test]
@@ -274,14 +290,32 @@ async fn a_code_serves_once() {
     assert!(matches!(refused, Error::Pairing(PairingError::Used)), "{refused}");
 }
 
-#[tokio::test]
-async fn an_approval_whose_answer_was_lost_can_be_repeated() {
-    let world = World::start().await;
-    let (laptop, phone) = devices(&world).await;
+type Joining = tokio::task::JoinHandle<Result<Overview, Error>>;
+
+/// A laptop whose invitation a phone has answered, and the phone, which waits.
+async fn knocking(world: &World) -> (Client, Arc<PairingSecret>, Candidate, Joining) {
+    let (laptop, phone) = devices(world).await;
     let secret = Arc::new(laptop.invite().unwrap());
     let theirs = secret.clone();
     let joining = tokio::spawn(async move { phone.join(&theirs, "phone").await });
     let candidate = laptop.await_candidate(&secret).await.unwrap();
+    (laptop, secret, candidate, joining)
+}
+
+#[tokio::test]
+async fn a_device_that_is_declined_hears_of_it() {
+    let world = World::start().await;
+    let (laptop, secret, candidate, joining) = knocking(&world).await;
+    laptop.decline(&secret, &candidate).await.unwrap();
+    let declined = joining.await.unwrap().err().unwrap();
+    assert!(matches!(declined, Error::Pairing(PairingError::Declined)), "{declined}");
+    assert_eq!(world.with_account(|account| account.devices.len()), 1);
+}
+
+#[tokio::test]
+async fn an_approval_whose_answer_was_lost_can_be_repeated() {
+    let world = World::start().await;
+    let (laptop, secret, candidate, joining) = knocking(&world).await;
     laptop.approve_device(candidate.offer.device.clone()).await.unwrap();
     laptop.approve(&secret, &candidate).await.unwrap();
     assert_eq!(joining.await.unwrap().unwrap().devices.len(), 2);

@@ -88,7 +88,7 @@ async fn what_a_device_notes_is_what_a_sync_from_zero_brings() {
         state.passkeys.clear();
         Ok(())
     };
-    client.update(forget).unwrap();
+    client.update(client.registered().unwrap().account(), forget).unwrap();
     assert_eq!(client.sync().await.unwrap(), noted);
 }
 
@@ -273,7 +273,7 @@ async fn a_withheld_passkey_leaves_the_list_as_it_was() {
         state.vault = Chain::Vault.genesis(sha256, &state.account());
         Ok(())
     };
-    client.update(forget).unwrap();
+    client.update(client.registered().unwrap().account(), forget).unwrap();
     let withheld = client.sync().await;
     let expected = SyncError::RecordMissing { at: 1 };
     assert!(matches!(withheld, Err(Error::Sync(error)) if error == expected));

@@ -47,28 +47,28 @@ struct UvFile {
 }
 
 impl Store {
-    /// Makes this device's keys and writes them. The user-verification key stays unlocked in what
-    /// is returned. Takes a tenth of a second and 64 MiB.
+    /// Writes a new device's keys. Takes a tenth of a second and 64 MiB.
     ///
     /// # Errors
-    /// [`StoreError::KeysExist`]: keys are never overwritten.
-    pub fn create_keys(&self, passphrase: &Passphrase) -> Result<SoftwareKeys, StoreError> {
+    /// [`StoreError::KeysExist`]: keys are never overwritten. [`StoreError::Key`]: they are locked.
+    pub fn save_keys(
+        &self, keys: &SoftwareKeys, passphrase: &Passphrase,
+    ) -> Result<(), StoreError> {
         let _locked = self.lock()?;
         // The presence file comes last: with it the pair is complete.
         if self.read(PRESENCE)?.is_some() {
             return Err(StoreError::KeysExist { path: self.path(PRESENCE) });
         }
-        let (presence, uv) = (P256Key::generate(), P256Key::generate());
-        self.write_json(USER_VERIFICATION, &seal(&uv, passphrase))?;
-        let pkcs8 = BASE64_STANDARD.encode(presence.pkcs8());
-        self.write_json(PRESENCE, &PresenceFile { format: FORMAT, pkcs8 })?;
-        Ok(SoftwareKeys::new(presence, uv))
+        let uv = keys.with_uv(|uv| seal(uv, passphrase))?;
+        self.write_json(USER_VERIFICATION, &uv)?;
+        let pkcs8 = BASE64_STANDARD.encode(keys.presence().pkcs8());
+        self.write_json(PRESENCE, &PresenceFile { format: FORMAT, pkcs8 })
     }
 
     /// Reads this device's keys; the user-verification key comes locked.
     ///
     /// # Errors
-    /// [`StoreError::NoKeys`] before [`Store::create_keys`]; [`StoreError::Damaged`].
+    /// [`StoreError::NoKeys`] before [`Store::save_keys`]; [`StoreError::Damaged`].
     pub fn load_keys(&self) -> Result<SoftwareKeys, StoreError> {
         let file: PresenceFile = self.key_file(PRESENCE)?;
         let pkcs8 = Zeroizing::new(self.base64(PRESENCE, &file.pkcs8)?);

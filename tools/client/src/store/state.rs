@@ -21,13 +21,27 @@ pub struct State {
     /// The newest deployment statement ever accepted: no older one, and no other one of the same
     /// serial, is accepted after it.
     pub deployment: Option<SeenStatement>,
-    /// The account, once this device tried to enroll or joined.
+    /// The account, once this device tried to enroll, to recover or to join.
     pub account: Option<AccountState>,
+    /// The account this device last saw the end of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// An account that is over. What follows it is of a higher generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// Whose it was.
+    #[serde(with = "hexed")]
+    pub id: AccountId,
+    /// Which of the person's successive accounts.
+    pub generation: u32,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { format: FORMAT, deployment: None, account: None }
+        Self { format: FORMAT, deployment: None, account: None, ended: None }
     }
 }
 
@@ -45,7 +59,7 @@ pub struct AccountState {
     pub device: DeviceId,
     /// This device's name.
     pub device_name: Name,
-    /// False between the attempt to enroll and the first answer that shows it succeeded.
+    /// False between the attempt to get in and the first answer that shows it succeeded.
     pub registered: bool,
     /// The highest guard version any reply named: signed in every request, older is refused.
     pub guard_seen: u64,
@@ -58,11 +72,15 @@ pub struct AccountState {
     /// The vault's point this device has synced to.
     #[serde(with = "point")]
     pub vault: ChainPoint,
-    /// A vault point learnt from another device that the next sync must pass through.
+    /// A vault point that another device knew: the next sync must pass through it.
     #[serde(with = "optional_point")]
     pub vault_floor: Option<ChainPoint>,
-    /// The vault version that stands in the guard, as far as known.
-    pub anchored: u64,
+    /// The vault point that the guard is anchored to. This device's chain has passed through it, or
+    /// the next sync must.
+    #[serde(with = "point")]
+    pub anchor: ChainPoint,
+    /// Of which guard version that is.
+    pub anchor_of: u64,
     /// When an anchor was last tried, in seconds since 1970 by this machine's clock.
     pub anchor_tried: u64,
     /// A device was revoked and the vault's floor has not been raised since.
@@ -85,10 +103,18 @@ impl AccountState {
             audit_told: Chain::Audit.genesis(sha256, &account),
             vault: Chain::Vault.genesis(sha256, &account),
             vault_floor: None,
-            anchored: 0,
+            anchor: Chain::Vault.genesis(sha256, &account),
+            anchor_of: 0,
             anchor_tried: 0,
             touch_due: false,
             passkeys: Vec::new(),
+        }
+    }
+
+    /// This version of the guard is anchored to `anchor`. Another process may know a later one.
+    pub(crate) fn note_anchor(&mut self, guard: u64, anchor: ChainPoint) {
+        if self.anchor_of <= guard {
+            (self.anchor_of, self.anchor) = (guard, anchor);
         }
     }
 

@@ -8,7 +8,7 @@ use keyfold_protocol::ids::{
 };
 
 use super::*;
-use crate::device::DeviceKeys;
+use crate::device::{DeviceKeys, SoftwareKeys};
 
 fn example() -> State {
     let account = Account { id: AccountId([0xaa; 32]), generation: 1 };
@@ -94,7 +94,8 @@ fn files_are_for_their_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let (_directory, store) = temporary();
     put(&store, &example());
-    store.create_keys(&Passphrase::new("open sesame").unwrap()).unwrap();
+    let passphrase = Passphrase::new("open sesame").unwrap();
+    store.save_keys(&SoftwareKeys::generate(), &passphrase).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(store.directory()), 0o700);
     for entry in fs::read_dir(store.directory()).unwrap() {
@@ -150,8 +151,10 @@ async fn the_uv_key_opens_with_its_passphrase_only() {
     let (_directory, store) = temporary();
     let passphrase = Passphrase::new("caf\u{e9} au lait").unwrap();
     assert!(matches!(store.load_keys(), Err(StoreError::NoKeys { .. })));
-    let made = store.create_keys(&passphrase).unwrap();
-    assert!(matches!(store.create_keys(&passphrase), Err(StoreError::KeysExist { .. })));
+    let made = SoftwareKeys::generate();
+    store.save_keys(&made, &passphrase).unwrap();
+    let others = store.save_keys(&SoftwareKeys::generate(), &passphrase);
+    assert!(matches!(others, Err(StoreError::KeysExist { .. })));
 
     let loaded = store.load_keys().unwrap();
     assert_eq!(loaded.id(), made.id());
@@ -173,11 +176,11 @@ async fn the_uv_key_opens_with_its_passphrase_only() {
 fn the_uv_key_is_not_in_the_file_and_its_public_key_cannot_be_swapped() {
     let (_directory, store) = temporary();
     let passphrase = Passphrase::new("tea").unwrap();
-    store.create_keys(&passphrase).unwrap();
+    store.save_keys(&SoftwareKeys::generate(), &passphrase).unwrap();
     let mine = fs::read_to_string(store.path("uv.key")).unwrap();
     assert!(!mine.contains("tea"));
     let (_other_directory, other) = temporary();
-    other.create_keys(&passphrase).unwrap();
+    other.save_keys(&SoftwareKeys::generate(), &passphrase).unwrap();
     let theirs = fs::read_to_string(other.path("uv.key")).unwrap();
     let field = |text: &str| {
         serde_json::from_str::<serde_json::Value>(text).unwrap()["public_key"]

@@ -26,6 +26,7 @@ pub(crate) const ROOT: [u8; 32] = [0x22; 32];
 /// One boot of an enclave.
 pub(crate) struct Enclave {
     pub(crate) config: Digest,
+    pub(crate) root: [u8; 32],
     secret: <XWing as Kem>::PrivateKey,
     public: Vec<u8>,
     sessions: BTreeMap<SessionId, Keys>,
@@ -41,13 +42,15 @@ impl Enclave {
     pub(crate) fn boot() -> Self {
         let (secret, public) = XWing::gen_keypair();
         let public = public.to_bytes().to_vec();
-        Self { config: Digest([0x11; 32]), secret, public, sessions: BTreeMap::new() }
+        let (config, root) = (Digest([0x11; 32]), ROOT);
+        Self { config, root, secret, public, sessions: BTreeMap::new() }
     }
 
     pub(crate) fn workload() -> Workload {
         Workload::Simulated(Simulated {
             ark_sha256: Sha256::from_hex(ARK).unwrap(),
             measurement: Measurement::new(MEASUREMENT),
+            minimum_tcb: Vec::new(),
         })
     }
 
@@ -58,7 +61,7 @@ impl Enclave {
     pub(crate) fn claims(&self) -> Vec<u8> {
         let claims = ChannelClaims {
             config: ConfigHash::new(self.config.0),
-            root: RootCommitment::new(ROOT),
+            root: RootCommitment::new(self.root),
             channel_key: Sha256::of(&self.public),
         };
         claims.to_text().into_bytes()
@@ -66,6 +69,11 @@ impl Enclave {
 
     /// A report whose REPORT_DATA is the hash of `claims`.
     pub(crate) fn report(claims: &[u8]) -> Vec<u8> {
+        Self::report_with(claims, |_| ())
+    }
+
+    /// The same, changed before the chip signs it.
+    pub(crate) fn report_with(claims: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut report = vec![0; limits::REPORT];
         let mut set = |at: usize, bytes: &[u8]| report[at..at + bytes.len()].copy_from_slice(bytes);
         set(0x00, &[3]);
@@ -79,6 +87,7 @@ impl Enclave {
         set(0x188, &[0x19, 0x01, 0x01]);
         let chip: Vec<u8> = (1..=64).collect();
         set(0x1a0, &chip);
+        change(&mut report);
         let random = SystemRandom::new();
         let key = include_bytes!("chip-key.pk8");
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, key, &random).unwrap();

@@ -6,6 +6,7 @@ use keyfold_protocol::bytes::Bytes;
 use keyfold_protocol::client::*;
 use keyfold_protocol::host::Event;
 use keyfold_protocol::ids::*;
+use keyfold_protocol::limits;
 use keyfold_protocol::transcript::{self, Chain};
 use keyfold_protocol::wire::{self, Items};
 
@@ -16,6 +17,9 @@ use crate::deployment::now;
 #[derive(Clone)]
 pub(crate) struct Model {
     pub(crate) guard: u64,
+    pub(crate) pin: [u8; 32],
+    pub(crate) failures: u8,
+    /// None: the account has ended.
     pub(crate) devices: Vec<Device>,
     pub(crate) audit: Vec<AuditEvent>,
     pub(crate) anchor: ChainPoint,
@@ -28,11 +32,13 @@ pub(super) fn id_of(device: &Device) -> DeviceId {
 }
 
 impl Model {
-    pub(super) fn new(account: &Account, device: Device) -> Self {
-        let id = id_of(&device);
+    pub(super) fn new(account: &Account, enroll: Enroll) -> Self {
+        let id = id_of(&enroll.device);
         let mut model = Self {
             guard: 0,
-            devices: vec![device],
+            pin: enroll.pin.0,
+            failures: 0,
+            devices: vec![enroll.device],
             audit: Vec::new(),
             anchor: Chain::Vault.genesis(sha256, account),
             events: Vec::new(),
@@ -49,10 +55,12 @@ impl Model {
     }
 
     pub(super) fn authorised(
-        &self, id: &DeviceId, key: KeyKind, message: &[u8], signature: &P256Signature,
+        &self, newcomer: Option<Device>, id: &DeviceId, key: KeyKind, message: &[u8],
+        signature: &P256Signature,
     ) -> bool {
         use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
-        let Some(device) = self.devices.iter().find(|device| id_of(device) == *id) else {
+        let mut devices = self.devices.iter().chain(&newcomer);
+        let Some(device) = devices.find(|device| id_of(device) == *id) else {
             return false;
         };
         let key = match key {
@@ -169,14 +177,67 @@ impl Model {
                     .iter()
                     .map(|device| DeviceView { id: id_of(device), name: device.name.clone() })
                     .collect(),
+                failures: self.failures,
             })),
             Request::Audit(from) => self.history(account, from, page, items),
+            Request::Recover(request) => self.recover(account, request),
+            Request::ChangePin(request) => {
+                self.check_base(account, &request.base)?;
+                if !verified {
+                    return Err(Refusal::UserVerificationRequired);
+                }
+                (self.pin, self.failures) = (request.pin.0, 0);
+                self.changed(AuditKind::PinChanged, device, device);
+                self.anchor = self.vault(account);
+                Ok(self.guard_changed(account))
+            }
+            Request::DeleteAccount(base) => {
+                self.check_base(account, &base)?;
+                if !verified {
+                    return Err(Refusal::UserVerificationRequired);
+                }
+                self.devices.clear();
+                self.changed(AuditKind::Deleted, device, device);
+                self.anchor = self.vault(account);
+                Ok(self.guard_changed(account))
+            }
         }
+    }
+
+    /// Charge and outcome at once: no client sees what lies between.
+    fn recover<'a>(&mut self, account: &Account, request: Recover) -> Outcome<'a> {
+        let id = id_of(&request.device);
+        if request.guard != self.guard {
+            return Err(Refusal::GuardAt(self.guard));
+        }
+        if self.devices.is_empty() {
+            return Err(Refusal::Closed);
+        }
+        if self.failures >= limits::TRIES {
+            return Err(Refusal::Locked);
+        }
+        let is_known = self.devices.iter().any(|known| id_of(known) == id);
+        if is_known || request.device.device_key == request.device.uv_key {
+            return Err(Refusal::KnownDevice);
+        }
+        self.failures += 1;
+        self.changed(AuditKind::TryCharged, id, id);
+        if request.pin.0 != self.pin {
+            self.changed(AuditKind::TryFailed, id, id);
+            return Err(Refusal::WrongPin(limits::TRIES - self.failures));
+        }
+        self.failures = 0;
+        self.devices.push(request.device);
+        self.changed(AuditKind::Recovered, id, id);
+        Ok(self.guard_changed(account))
     }
 
     fn check_base(&self, account: &Account, base: &GuardBase) -> Result<(), Refusal> {
         if base.guard != self.guard {
             return Err(Refusal::GuardMoved);
+        }
+        if base.anchor != self.anchor {
+            return Err(Refusal::BrokenChain);
         }
         if base.vault == self.vault(account) { Ok(()) } else { Err(Refusal::SyncFirst) }
     }
@@ -185,7 +246,7 @@ impl Model {
         Success::GuardChanged(GuardChanged {
             guard: self.guard,
             audit_head: self.audit_head(account),
-            vault: self.vault(account),
+            vault: self.anchor,
         })
     }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use axum::body::Bytes as Body;
-use axum::extract::{Path, State as Extract};
+use axum::body::{Bytes as Body, to_bytes};
+use axum::extract::{Path, Request as HttpRequest, State as Extract};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -58,11 +59,34 @@ pub(crate) struct State {
     pub(crate) relay: Option<Relay>,
     /// Names of the classes handled, and "session" for each session opened.
     pub(crate) log: Vec<String>,
+    /// Every request whatever its path, as it arrived.
+    pub(crate) received: Vec<Received>,
     pub(crate) page: usize,
     /// What the enclave refuses everything with.
     pub(crate) refuse: Option<Refusal>,
+    /// What the host says of an account's standing in place of the truth.
+    pub(crate) hint: Option<Value>,
+    /// The guard versions that recoveries were signed for.
+    pub(crate) tried: Vec<u64>,
     /// The highest guard version the last request was signed with.
     pub(crate) guard_seen: u64,
+}
+
+/// A request, before anything was made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Method and path with query.
+    pub(crate) line: String,
+    /// Names of the headers, sorted.
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl State {
+    fn latest(&self, person: AccountId) -> Option<(&Account, &Model)> {
+        let of = |account: &Account| account.id == person;
+        self.accounts.iter().filter(|(account, _)| of(account)).max_by_key(|(at, _)| at.generation)
+    }
 }
 
 /// The name of a class, without its argument.
@@ -84,16 +108,21 @@ impl World {
             edit: None,
             relay: None,
             log: Vec::new(),
+            received: Vec::new(),
             page: 64,
             refuse: None,
+            hint: None,
+            tried: Vec::new(),
             guard_seen: 0,
         }));
         let router = Router::new()
+            .route("/v1/account", get(account))
             .route("/v1/deployment", get(deployment))
             .route("/v1/sessions", post(open_session))
             .route("/v1/sessions/{id}/requests", post(request))
             .route("/v1/pairings/{id}/{mailbox}", put(put_pairing).get(get_pairing))
-            .with_state(shared.clone());
+            .with_state(shared.clone())
+            .layer(from_fn_with_state(shared.clone(), receive));
         let url = super::serve(router).await;
         let signer = signer();
         let trust_root = TrustRoot::new(1, 1, vec![signer.public_key()]).unwrap();
@@ -170,11 +199,13 @@ impl World {
         let id = transcript::account_id(sha256, &self.issuer.url, "subject of ana");
         let account = Account { id, generation: 1 };
         let device = client.device("laptop".try_into().unwrap());
-        let model = Model::new(&account, device.clone());
+        let enroll = Enroll { pin: StretchedPin([9; 32]), device: device.clone() };
+        let model = Model::new(&account, enroll);
         let mut state = AccountState::new(account, id_of(&device), device.name);
         state.registered = true;
         state.guard_seen = 1;
         state.audit = model.audit_point(&account, 1);
+        state.anchor_of = 1;
         state.anchor_tried = now().unwrap().unix_seconds();
         self.state().accounts.insert(account, model);
         let known = |to: &mut crate::store::State| {
@@ -195,6 +226,11 @@ impl World {
         std::mem::take(&mut self.state().log)
     }
 
+    /// What arrived since the last call, byte by byte.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        std::mem::take(&mut self.state().received)
+    }
+
     /// From now on, before every request.
     pub(crate) fn hook(
         &self, hook: impl FnMut(&mut State, &str) -> Option<(u16, &'static str)> + Send + 'static,
@@ -212,6 +248,17 @@ fn signer() -> SigningKey {
 
 type Shared = Extract<Arc<Mutex<State>>>;
 
+/// Notes every request, those that no route takes as well.
+async fn receive(Extract(shared): Shared, request: HttpRequest, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    let mut headers: Vec<String> = head.headers.keys().map(ToString::to_string).collect();
+    headers.sort();
+    let line = format!("{} {}", head.method, head.uri);
+    shared.lock().unwrap().received.push(Received { line, headers, body: body.to_vec() });
+    next.run(HttpRequest::from_parts(head, body.into())).await
+}
+
 async fn deployment(Extract(shared): Shared) -> Response {
     let mut state = shared.lock().unwrap();
     state.log.push("deployment".into());
@@ -219,6 +266,29 @@ async fn deployment(Extract(shared): Shared) -> Response {
         return refused;
     }
     Json(state.document.clone()).into_response()
+}
+
+/// Where a person's latest account stands.
+async fn account(Extract(shared): Shared, headers: HeaderMap) -> Response {
+    let mut state = shared.lock().unwrap();
+    state.log.push("account".into());
+    if let Some(refused) = run_hook(&mut state, "account") {
+        return refused;
+    }
+    let Some(person) = person(&headers) else { return problem(401, "sign-in-required") };
+    if let Some(hint) = &state.hint {
+        return Json(hint.clone()).into_response();
+    }
+    match state.latest(person) {
+        Some((account, model)) => Json(json!({
+            "generation": account.generation,
+            "closed": model.devices.is_empty(),
+            "guard": model.guard,
+            "vault": model.events.len(),
+        }))
+        .into_response(),
+        None => problem(404, "account-unknown"),
+    }
 }
 
 async fn open_session(Extract(shared): Shared, headers: HeaderMap, body: Body) -> Response {
@@ -259,8 +329,14 @@ async fn request(
     if envelope.class != Class::Enroll && !state.accounts.contains_key(&envelope.account) {
         return problem(404, "account-unknown");
     }
-    if envelope.class == Class::Enroll && state.accounts.contains_key(&envelope.account) {
-        return problem(409, "guard-moved");
+    if envelope.class == Class::Enroll {
+        let latest = state.latest(envelope.account.id);
+        let next = latest.map_or(1, |(at, it)| at.generation + u32::from(it.devices.is_empty()));
+        let is_open = latest.is_some_and(|(_, it)| !it.devices.is_empty());
+        if envelope.account.generation < next || is_open {
+            return problem(409, "guard-moved");
+        }
+        assert_eq!(envelope.account.generation, next, "a generation skipped");
     }
     let sealed = handle(&mut state, &session, &envelope);
     let sealed = match &mut state.relay {
@@ -320,7 +396,7 @@ async fn get_pairing(
 
 /// The core, as far as clients can tell.
 fn handle(state: &mut State, session: &SessionId, envelope: &Envelope) -> Vec<u8> {
-    let State { enclave, accounts, edit, page, refuse, .. } = state;
+    let State { enclave, accounts, edit, page, refuse, tried, .. } = state;
     let Envelope { account, counter, class, frame } = *envelope;
     let opened = enclave.open_request(session, &account, counter, frame).unwrap();
     let signed: SignedRequest = wire::decode_padded(&opened).unwrap();
@@ -329,8 +405,15 @@ fn handle(state: &mut State, session: &SessionId, envelope: &Envelope) -> Vec<u8
     let mut items = Vec::new();
     state.guard_seen = signed.guard_seen;
     if let Request::Enroll(enroll) = &request {
-        accounts.insert(account, Model::new(&account, enroll.device.clone()));
+        accounts.insert(account, Model::new(&account, enroll.clone()));
     }
+    let newcomer = match &request {
+        Request::Recover(recover) => {
+            tried.push(recover.guard);
+            Some(recover.device.clone())
+        }
+        _ => None,
+    };
     let model = accounts.get_mut(&account).unwrap();
     let binding = enclave.binding(session);
     let (device, key, guard_seen) = (signed.device, signed.key, signed.guard_seen);
@@ -342,7 +425,8 @@ fn handle(state: &mut State, session: &SessionId, envelope: &Envelope) -> Vec<u8
         guard_seen,
     };
     let message = transcript::signed_bytes(sha256, &context, signed.request);
-    let mut outcome = match model.authorised(&device, key, &message, &signed.signature) {
+    let signature = &signed.signature;
+    let mut outcome = match model.authorised(newcomer, &device, key, &message, signature) {
         _ if refuse.is_some() => Err(refuse.take().unwrap_or(Refusal::Malformed)),
         true => model.perform(&account, device, key, request, *page, &mut items),
         false => Err(Refusal::Unauthorised),

@@ -9,6 +9,7 @@ use keyfold_protocol::client::UserNames;
 use keyfold_protocol::ids::UserHandle;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::WebAuthnError;
 use super::prf::{Prf, PrfJson};
@@ -54,7 +55,7 @@ impl CreationOptions {
     /// # Errors
     /// [`WebAuthnError::Options`], [`WebAuthnError::NotSupported`].
     pub fn from_json(json: &[u8]) -> Result<Self, WebAuthnError> {
-        let raw: CreationJson = read(json)?;
+        let raw: CreationJson = read(json, Kind::Registration)?;
         let user_handle = decode("user.id", &raw.user.id)?;
         let user_handle = match UserHandle::from_slice(&user_handle) {
             Ok(handle) if !handle.is_empty() => handle,
@@ -111,7 +112,7 @@ impl RequestOptions {
     /// [`WebAuthnError::Options`], [`WebAuthnError::NotSupported`],
     /// [`WebAuthnError::PrfCredential`].
     pub fn from_json(json: &[u8]) -> Result<Self, WebAuthnError> {
-        let raw: RequestJson = read(json)?;
+        let raw: RequestJson = read(json, Kind::SignIn)?;
         // A list of foreign types only still is a list: it allows nothing that is here.
         let is_open = raw.allow_credentials.as_ref().is_none_or(Vec::is_empty);
         let allow = credential_ids("allowCredentials", raw.allow_credentials)?;
@@ -193,18 +194,53 @@ struct RequestJson {
     extensions: Option<ExtensionsJson>,
 }
 
-fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, WebAuthnError> {
-    if json.len() > LONGEST {
-        let what = format!("expected at most {LONGEST} bytes, found {}", json.len());
-        return Err(WebAuthnError::Options(what));
+/// Whose options.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Registration,
+    SignIn,
+}
+
+impl Kind {
+    /// By what only one of the two must have; a site may add members that the other knows.
+    fn of(options: &Map<String, Value>) -> Option<Self> {
+        let has = ["rp", "user", "pubKeyCredParams"].map(|member| options.contains_key(member));
+        match has {
+            [true, true, true] => Some(Self::Registration),
+            [false, false, false] if options.contains_key("challenge") => Some(Self::SignIn),
+            _ => None,
+        }
     }
-    let refuse = |error: serde_json::Error| WebAuthnError::Options(error.to_string());
-    let mut value: serde_json::Value = serde_json::from_slice(json).map_err(refuse)?;
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Registration => "a registration",
+            Self::SignIn => "a sign-in",
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(json: &[u8], wanted: Kind) -> Result<T, WebAuthnError> {
+    let refuse = |what: String| Err(WebAuthnError::Options(what));
+    if json.len() > LONGEST {
+        return refuse(format!("expected at most {LONGEST} bytes, found {}", json.len()));
+    }
+    let malformed = |error: serde_json::Error| WebAuthnError::Options(error.to_string());
+    let mut value: Value = serde_json::from_slice(json).map_err(malformed)?;
     let options = match value.get_mut("publicKey") {
         Some(inner) => inner.take(),
         None => value,
     };
-    serde_json::from_value(options).map_err(refuse)
+    let Some(members) = options.as_object() else {
+        return refuse("expected a JSON object".into());
+    };
+    match Kind::of(members) {
+        Some(found) if found != wanted => {
+            let (wanted, found) = (wanted.name(), found.name());
+            refuse(format!("expected those of {wanted}, found those of {found}"))
+        }
+        _ => serde_json::from_value(options).map_err(malformed),
+    }
 }
 
 pub(super) fn decode(member: &str, text: &str) -> Result<Vec<u8>, WebAuthnError> {

@@ -97,6 +97,24 @@ fn creation_options_tolerate_what_they_do_not_know() {
 }
 
 #[test]
+fn options_of_the_other_ceremony_are_told() {
+    let request = json!({"challenge": "AAECAwQFBgcICQoLDA0ODw", "rpId": "example.org"});
+    let why = creation_options(&request).unwrap_err().to_string();
+    assert!(why.contains("expected those of a registration, found those of a sign-in"), "{why}");
+    for options in [creation(), json!({"publicKey": creation()})] {
+        let refused = RequestOptions::from_json(options.to_string().as_bytes());
+        let why = refused.unwrap_err().to_string();
+        assert!(
+            why.contains("expected those of a sign-in, found those of a registration"),
+            "{why}"
+        );
+    }
+    // What a sign-in does not know is ignored.
+    let more = with(request, "user", json!({"id": "AQID"}));
+    assert!(RequestOptions::from_json(more.to_string().as_bytes()).is_ok());
+}
+
+#[test]
 fn creation_options_that_are_none_are_refused() {
     for (path, value) in [
         ("rp", Value::Null),
@@ -127,6 +145,10 @@ fn creation_options_that_are_none_are_refused() {
     for json in ["", "null", "[]", "{", "{}", r#"{"publicKey":null}"#] {
         let found = CreationOptions::from_json(json.as_bytes());
         assert!(matches!(found, Err(WebAuthnError::Options(_))), "{json}: {found:?}");
+    }
+    for json in ["null", "[]", "7", r#"{"publicKey":[]}"#] {
+        let why = CreationOptions::from_json(json.as_bytes()).unwrap_err().to_string();
+        assert!(why.contains("expected a JSON object"), "{json}: {why}");
     }
     let long = with(creation(), "padding", json!("x".repeat(256 * 1024)));
     assert!(matches!(creation_options(&long), Err(WebAuthnError::Options(_))));

@@ -3,7 +3,9 @@
 use super::policy::ReleasePolicy;
 use crate::http::ApiError;
 use crate::{clock, store};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
+use aws_lc_rs::rsa::KeyPair;
+use aws_lc_rs::signature::KeyPair as _;
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -40,41 +42,128 @@ impl StoredPolicy {
             .map_err(|error| bad(format!("data is not base64url: {error}")))?;
         ReleasePolicy::parse(&text).map_err(bad)
     }
+
+    /// The same policy for an earlier workload: conditions on measurement and host data name another.
+    ///
+    /// # Errors
+    /// There are no such conditions.
+    pub(super) fn stale(&self) -> Result<Self> {
+        let text = URL_SAFE_NO_PAD.decode(self.data.trim_end_matches('='))?;
+        let policy: Value = serde_json::from_slice(&text)?;
+        let mut outdated = policy.clone();
+        outdate(&mut outdated);
+        ensure!(outdated != policy, "the release policy names no workload that could be stale");
+        Ok(Self { data: URL_SAFE_NO_PAD.encode(outdated.to_string()), ..self.clone() })
+    }
+}
+
+/// What tells one workload from another.
+const WORKLOAD_CLAIMS: [&str; 2] = ["x-ms-sevsnpvm-launchmeasurement", "x-ms-sevsnpvm-hostdata"];
+
+/// In place of a policy's workload, one that is no more.
+fn outdate(policy: &mut Value) {
+    match policy {
+        Value::Array(entries) => entries.iter_mut().for_each(outdate),
+        Value::Object(members) => {
+            let of_workload = members
+                .get("claim")
+                .is_some_and(|claim| WORKLOAD_CLAIMS.iter().any(|known| claim == known));
+            match members.get_mut("equals") {
+                Some(Value::String(value)) if of_workload => {
+                    *value = "0".repeat(value.len());
+                }
+                _ => members.values_mut().for_each(outdate),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What a key is. The release of an RSA-HSM key was recorded to say "RSA".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum KeyType {
+    #[serde(rename = "oct")]
+    Oct,
+    #[serde(rename = "oct-HSM")]
+    OctHsm,
+    #[serde(rename = "RSA-HSM")]
+    RsaHsm,
+}
+
+/// `attributes` as requests have them. A key is released before and after its time, but not when disabled.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Attributes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) enabled: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) exportable: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) nbf: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) exp: Option<u64>,
+}
+
+impl Attributes {
+    /// These, and of `self` what they leave open.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            enabled: self.enabled.or(other.enabled),
+            exportable: self.exportable.or(other.exportable),
+            nbf: self.nbf.or(other.nbf),
+            exp: self.exp.or(other.exp),
+        }
+    }
+}
+
+/// What a key is made of.
+pub(super) struct Material {
+    pub(super) kty: KeyType,
+    /// Raw bytes, or PKCS#8.
+    pub(super) value: Vec<u8>,
+    pub(super) key_ops: Vec<String>,
 }
 
 /// One version of a key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Key {
     pub(super) version: String,
+    kty: KeyType,
     /// base64url of the key's bytes.
     value: String,
-    pub(super) key_ops: Vec<String>,
+    key_ops: Vec<String>,
     created: u64,
     updated: u64,
-    pub(super) enabled: bool,
-    pub(super) exportable: bool,
+    pub(super) attributes: Attributes,
     pub(super) release_policy: Option<StoredPolicy>,
 }
 
 impl Key {
-    /// A key of these bytes, created now.
+    /// A key, created now.
     pub(super) fn new(
-        value: &[u8], key_ops: Vec<String>, enabled: bool, exportable: bool,
-        release_policy: Option<StoredPolicy>,
+        material: Material, attributes: Attributes, release_policy: Option<StoredPolicy>,
     ) -> Result<Self> {
         let mut version = [0; 16];
         aws_lc_rs::rand::fill(&mut version)?;
         let now = clock::now();
         Ok(Self {
             version: hex::encode(version),
-            value: URL_SAFE_NO_PAD.encode(value),
-            key_ops,
+            kty: material.kty,
+            value: URL_SAFE_NO_PAD.encode(material.value),
+            key_ops: material.key_ops,
             created: now,
             updated: now,
-            enabled,
-            exportable,
+            attributes,
             release_policy,
         })
+    }
+
+    pub(super) fn enabled(&self) -> bool {
+        self.attributes.enabled.unwrap_or(true)
+    }
+
+    pub(super) fn exportable(&self) -> bool {
+        self.attributes.exportable.unwrap_or(false)
     }
 
     /// The key's bytes. They leave wrapped, or not at all.
@@ -82,27 +171,56 @@ impl Key {
         URL_SAFE_NO_PAD.decode(&self.value).context("the HSM's key file is damaged")
     }
 
-    pub(super) fn attributes(&self) -> Value {
-        json!({
+    /// `attributes` as answers have them.
+    pub(super) fn shown_attributes(&self) -> Value {
+        let mut attributes = json!({
             "created": self.created,
-            "enabled": self.enabled,
-            "exportable": self.exportable,
+            "enabled": self.enabled(),
+            "exportable": self.exportable(),
             "recoverableDays": 7,
             "recoveryLevel": "CustomizedRecoverable+Purgeable",
             "updated": self.updated,
-        })
+        });
+        for (name, time) in [("nbf", self.attributes.nbf), ("exp", self.attributes.exp)] {
+            if let Some(time) = time {
+                attributes[name] = json!(time);
+            }
+        }
+        attributes
+    }
+
+    /// The JWK's public part, as a release has it.
+    pub(super) fn released_jwk(&self, kid: &str) -> Result<Value> {
+        let kty = match self.kty {
+            KeyType::RsaHsm => json!("RSA"),
+            kty => json!(kty),
+        };
+        self.jwk(kid, kty)
+    }
+
+    fn jwk(&self, kid: &str, kty: Value) -> Result<Value> {
+        let mut jwk = json!({"kid": kid, "kty": kty, "key_ops": self.key_ops});
+        if self.kty == KeyType::RsaHsm {
+            let pair = KeyPair::from_pkcs8(&self.value()?)
+                .map_err(|error| anyhow!("the HSM's key file is damaged: {error}"))?;
+            let public = pair.public_key();
+            let number = |value: &[u8]| json!(URL_SAFE_NO_PAD.encode(value));
+            jwk["n"] = number(public.modulus().big_endian_without_leading_zero());
+            jwk["e"] = number(public.exponent().big_endian_without_leading_zero());
+        }
+        Ok(jwk)
     }
 
     /// KeyBundle, as create, get and update answer it.
-    pub(super) fn bundle(&self, kid: &str) -> Value {
+    pub(super) fn bundle(&self, kid: &str) -> Result<Value> {
         let mut bundle = json!({
-            "attributes": self.attributes(),
-            "key": {"kid": kid, "kty": "oct-HSM", "key_ops": self.key_ops},
+            "attributes": self.shown_attributes(),
+            "key": self.jwk(kid, json!(self.kty))?,
         });
         if let Some(policy) = &self.release_policy {
             bundle["release_policy"] = json!(policy);
         }
-        bundle
+        Ok(bundle)
     }
 }
 

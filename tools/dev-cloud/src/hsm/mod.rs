@@ -1,7 +1,7 @@
 //! The Managed HSM: keeps keys, and releases them, wrapped, to workloads whose attestation meets a key's policy.
 //!
 //! POST /keys/{name}/create, PUT /keys/{name} (import), GET and PATCH /keys/{name}/{version},
-//! POST /keys/{name}/{version}/release; the version may be left out. Keys are oct-HSM.
+//! POST /keys/{name}/{version}/release; the version may be left out. Keys are oct, oct-HSM and RSA-HSM.
 
 mod authority;
 mod keys;
@@ -11,11 +11,13 @@ mod wrap;
 
 pub(crate) use signer::root_path;
 
+use crate::fail::{Failures, Mode, Service};
 use crate::http::{ApiError, parse};
-use crate::oidc::{HSM_RESOURCE, Oidc, Principal, TENANT};
-use crate::rsa_keys::RsaKeys;
+use crate::oidc::{HSM_RESOURCE, Oidc, Principal};
+use crate::rsa_keys::{RsaKeys, pkcs8};
 use anyhow::Result;
 use authority::{Authorities, Refusal};
+use aws_lc_rs::rsa::{KeyPair, KeySize};
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -23,12 +25,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keys::{Key, Keys, StoredPolicy};
+use keys::{Attributes, Key, KeyType, Keys, Material, StoredPolicy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use signer::Signer;
 use std::sync::Arc;
-use wrap::EncryptionKey;
+use wrap::{EncryptionKey, Wrapping};
 
 /// The HSM.
 pub(crate) struct Hsm {
@@ -37,21 +39,56 @@ pub(crate) struct Hsm {
     keys: Keys,
     signer: Signer,
     authorities: Authorities,
+    rsa: RsaKeys,
+    failures: Arc<Failures>,
+    challenge: HeaderValue,
+}
+
+/// Where the HSM is, and whom it asks.
+pub(crate) struct Place {
+    pub(crate) url: String,
+    /// What its certificate is for.
+    pub(crate) host_name: &'static str,
+    /// Who signs access tokens.
+    pub(crate) oidc: Arc<Oidc>,
+    /// Where access tokens are to be had, as its challenge says.
+    pub(crate) authorization: String,
 }
 
 impl Hsm {
-    /// Opens the HSM in `dir`; `host_name` is what its certificate is for.
+    /// Opens the HSM in `dir`.
     pub(crate) fn open(
-        dir: &std::path::Path, rsa: &RsaKeys, url: String, host_name: &str, oidc: Arc<Oidc>,
+        dir: &std::path::Path, rsa: &RsaKeys, place: Place, failures: Arc<Failures>,
     ) -> Result<Self> {
         crate::store::directory(dir)?;
+        let challenge =
+            format!(r#"Bearer authorization="{}", resource="{HSM_RESOURCE}""#, place.authorization);
         Ok(Self {
-            url,
-            oidc,
+            url: place.url,
+            oidc: place.oidc,
             keys: Keys::open(dir)?,
-            signer: Signer::open(dir, rsa, host_name)?,
+            signer: Signer::open(dir, rsa, place.host_name)?,
             authorities: Authorities::new()?,
+            rsa: rsa.clone(),
+            failures,
+            challenge: HeaderValue::from_str(&challenge)?,
         })
+    }
+
+    /// WWW-Authenticate of a 401.
+    pub(crate) fn challenge(&self) -> HeaderValue {
+        self.challenge.clone()
+    }
+
+    /// The key, with the policy it carries now.
+    fn key(&self, path: &KeyPath) -> Result<Key, ApiError> {
+        let mut key = self.keys.get(&path.name, path.version.as_deref())?;
+        if let Some(policy) = &key.release_policy
+            && self.failures.take(Service::Hsm, &Mode::StalePolicy)
+        {
+            key.release_policy = Some(policy.stale().map_err(|error| ApiError::internal(&error))?);
+        }
+        Ok(key)
     }
 
     /// 401 without an access token for this service.
@@ -64,18 +101,12 @@ impl Hsm {
         {
             return Ok(principal);
         }
-        let challenge = format!(
-            r#"Bearer authorization="{}/{TENANT}", resource="{HSM_RESOURCE}""#,
-            self.oidc.issuer
-        );
         let mut error = ApiError::new(
             StatusCode::UNAUTHORIZED,
             "Unauthorized",
             format!("a bearer token for {HSM_RESOURCE} is needed"),
         );
-        error.header = HeaderValue::from_str(&challenge)
-            .ok()
-            .map(|challenge| (header::WWW_AUTHENTICATE, challenge));
+        error.header = Some((header::WWW_AUTHENTICATE, self.challenge()));
         Err(error)
     }
 
@@ -141,28 +172,16 @@ fn bad_parameter(message: impl Into<String>) -> ApiError {
     ApiError::bad_request("BadParameter", message)
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Attributes {
-    enabled: Option<bool>,
-    exportable: Option<bool>,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CreateRequest {
     kty: String,
-    #[serde(default = "default_key_size")]
-    key_size: usize,
+    key_size: Option<usize>,
     #[serde(default)]
     key_ops: Vec<String>,
     #[serde(default)]
     attributes: Attributes,
     release_policy: Option<StoredPolicy>,
-}
-
-fn default_key_size() -> usize {
-    256
 }
 
 async fn create(
@@ -172,15 +191,46 @@ async fn create(
     hsm.authorize(&headers, Principal::Administrator)?;
     version.check()?;
     let request: CreateRequest = parse(&body, "BadParameter")?;
-    if request.kty != "oct-HSM" {
-        return Err(bad_parameter("this HSM makes oct-HSM keys"));
+    let kty = key_type(&request.kty, &request.attributes)?;
+    let value = match kty {
+        KeyType::Oct | KeyType::OctHsm => {
+            let size = request.key_size.unwrap_or(256);
+            if !matches!(size, 128 | 192 | 256) {
+                return Err(bad_parameter("key_size of an oct key is 128, 192 or 256"));
+            }
+            let mut value = vec![0; size / 8];
+            aws_lc_rs::rand::fill(&mut value).map_err(|error| ApiError::internal(&error.into()))?;
+            value
+        }
+        KeyType::RsaHsm => {
+            let size = match request.key_size.unwrap_or(2048) {
+                2048 => KeySize::Rsa2048,
+                3072 => KeySize::Rsa3072,
+                4096 => KeySize::Rsa4096,
+                _ => return Err(bad_parameter("key_size of an RSA key is 2048, 3072 or 4096")),
+            };
+            let made = tokio::task::spawn_blocking(move || pkcs8(&KeyPair::generate(size)?)).await;
+            let made = made.map_err(anyhow::Error::from).flatten();
+            made.map_err(|error| ApiError::internal(&error))?
+        }
+    };
+    let material = Material { kty, value, key_ops: request.key_ops };
+    add(&hsm, &path.name, material, request.attributes, request.release_policy)
+}
+
+/// Only keys that the hardware protects can be released.
+fn key_type(kty: &str, attributes: &Attributes) -> Result<KeyType, ApiError> {
+    match kty {
+        "oct" => Ok(KeyType::Oct),
+        "oct-HSM" => Ok(KeyType::OctHsm),
+        "RSA-HSM" => Ok(KeyType::RsaHsm),
+        "RSA" | "EC" if attributes.exportable == Some(true) => Err(bad_parameter(format!(
+            "AKV.SKR.1006: an exportable key must be an HSM's, {kty}-HSM."
+        ))),
+        other => {
+            Err(bad_parameter(format!("this HSM holds oct, oct-HSM and RSA-HSM keys, not {other}")))
+        }
     }
-    if !matches!(request.key_size, 128 | 192 | 256) {
-        return Err(bad_parameter("key_size of an oct-HSM key is 128, 192 or 256"));
-    }
-    let mut value = vec![0; request.key_size / 8];
-    aws_lc_rs::rand::fill(&mut value).map_err(|error| ApiError::internal(&error.into()))?;
-    add(&hsm, &path.name, &value, request.key_ops, &request.attributes, request.release_policy)
 }
 
 #[derive(Deserialize)]
@@ -211,20 +261,21 @@ async fn import(
     hsm.authorize(&headers, Principal::Administrator)?;
     version.check()?;
     let request: ImportRequest = parse(&body, "BadParameter")?;
-    if request.key.kty != "oct-HSM" {
-        return Err(bad_parameter("this HSM holds oct-HSM keys"));
+    let kty = key_type(&request.key.kty, &request.attributes)?;
+    if kty == KeyType::RsaHsm {
+        return Err(bad_parameter("only oct and oct-HSM keys are imported here"));
     }
     let value = URL_SAFE_NO_PAD
         .decode(request.key.k.trim_end_matches('='))
         .ok()
         .filter(|value| matches!(value.len(), 16 | 24 | 32))
         .ok_or_else(|| bad_parameter("k is base64url of 16, 24 or 32 bytes"))?;
-    add(&hsm, &path.name, &value, request.key.key_ops, &request.attributes, request.release_policy)
+    let material = Material { kty, value, key_ops: request.key.key_ops };
+    add(&hsm, &path.name, material, request.attributes, request.release_policy)
 }
 
 fn add(
-    hsm: &Hsm, name: &str, value: &[u8], key_ops: Vec<String>, attributes: &Attributes,
-    policy: Option<StoredPolicy>,
+    hsm: &Hsm, name: &str, material: Material, attributes: Attributes, policy: Option<StoredPolicy>,
 ) -> Result<Json<Value>, ApiError> {
     let well_formed = (1..=127).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -244,11 +295,13 @@ fn add(
         Some(policy) => drop(policy.read()?),
         None => {}
     }
-    let enabled = attributes.enabled.unwrap_or(true);
-    let key = Key::new(value, key_ops, enabled, exportable, policy)
-        .map_err(|error| ApiError::internal(&error))?;
+    let key = Key::new(material, attributes, policy).map_err(|error| ApiError::internal(&error))?;
     hsm.keys.add(name, key.clone())?;
-    Ok(Json(key.bundle(&hsm.kid(name, &key))))
+    bundle(hsm, name, &key)
+}
+
+fn bundle(hsm: &Hsm, name: &str, key: &Key) -> Result<Json<Value>, ApiError> {
+    key.bundle(&hsm.kid(name, key)).map(Json).map_err(|error| ApiError::internal(&error))
 }
 
 async fn show(
@@ -257,8 +310,8 @@ async fn show(
 ) -> Result<Json<Value>, ApiError> {
     hsm.authorize(&headers, Principal::Administrator)?;
     version.check()?;
-    let key = hsm.keys.get(&path.name, path.version.as_deref())?;
-    Ok(Json(key.bundle(&hsm.kid(&path.name, &key))))
+    let key = hsm.key(&path)?;
+    bundle(&hsm, &path.name, &key)
 }
 
 #[derive(Deserialize)]
@@ -277,7 +330,7 @@ async fn update(
     version.check()?;
     let request: UpdateRequest = parse(&body, "BadParameter")?;
     let key = hsm.keys.update(&path.name, path.version.as_deref(), |key| {
-        if request.attributes.exportable.is_some_and(|exportable| exportable != key.exportable) {
+        if request.attributes.exportable.is_some_and(|exportable| exportable != key.exportable()) {
             return Err(bad_parameter("AKV.SKR.1003: exportable cannot be changed."));
         }
         if let Some(policy) = request.release_policy {
@@ -291,10 +344,10 @@ async fn update(
                 None => return Err(bad_parameter("AKV.SKR.1005: this key is not exportable.")),
             }
         }
-        key.enabled = request.attributes.enabled.unwrap_or(key.enabled);
+        key.attributes = request.attributes.or(key.attributes.clone());
         Ok(())
     })?;
-    Ok(Json(key.bundle(&hsm.kid(&path.name, &key))))
+    bundle(&hsm, &path.name, &key)
 }
 
 #[derive(Deserialize)]
@@ -313,14 +366,13 @@ async fn release(
     hsm.authorize(&headers, Principal::Workload)?;
     let api_version = version.check()?;
     let request: ReleaseRequest = parse(&body, "BadParameter")?;
-    let enc = request.enc.as_deref().unwrap_or(wrap::DEFAULT);
-    let algorithm =
-        wrap::algorithm(enc).ok_or_else(|| bad_parameter(format!("enc {enc:?} is not known")))?;
-    let key = hsm.keys.get(&path.name, path.version.as_deref())?;
-    if !key.enabled {
+    let wrapping = Wrapping::parse(request.enc.as_deref())
+        .ok_or_else(|| bad_parameter(format!("enc {:?} is not known", request.enc)))?;
+    let key = hsm.key(&path)?;
+    if !key.enabled() {
         return Err(forbidden("the key is disabled"));
     }
-    let Some(stored) = key.release_policy.as_ref().filter(|_| key.exportable) else {
+    let Some(stored) = key.release_policy.as_ref().filter(|_| key.exportable()) else {
         return Err(forbidden("the key is not exportable"));
     };
 
@@ -345,10 +397,17 @@ async fn release(
     // 3. The key, for the workload's eyes only.
     let encryption_key = EncryptionKey::find(&claims)
         .map_err(|error| bad_parameter(format!("target: {error:#}")))?;
-    let released = wrapped(encryption_key, algorithm, enc, &key).and_then(|key_hsm| {
-        hsm.signer.sign(&payload(&hsm, &path, &key, api_version, enc, request.nonce, &key_hsm))
-    });
-    Ok(Json(json!({"value": released.map_err(|error| ApiError::internal(&error))?})))
+    let released = async {
+        let key_hsm = wrapped(&hsm, encryption_key, wrapping, &key).await?;
+        let asked = Asked { path: &path, api_version, wrapping, nonce: request.nonce };
+        let payload = payload(&hsm, asked, &key, &key_hsm)?;
+        let foreign = hsm.failures.take_some(Service::Hsm, |mode| match mode {
+            Mode::ForeignCertificate(foreign) => Some(*foreign),
+            _ => None,
+        });
+        hsm.signer.sign(&payload, foreign)
+    };
+    Ok(Json(json!({"value": released.await.map_err(|error| ApiError::internal(&error))?})))
 }
 
 fn forbidden(why: impl AsRef<str>) -> ApiError {
@@ -375,45 +434,57 @@ fn unverified_issuer(token: &str) -> Result<String, ApiError> {
 }
 
 /// `key_hsm`: base64url of the JSON around the ciphertext.
-fn wrapped(
-    encryption_key: EncryptionKey, algorithm: &'static aws_lc_rs::rsa::OaepAlgorithm, enc: &str,
-    key: &Key,
-) -> Result<String> {
-    let kid = encryption_key.kid.clone();
-    let ciphertext = encryption_key.wrap(algorithm, &key.value()?)?;
+async fn wrapped(hsm: &Hsm, to: EncryptionKey, wrapping: Wrapping, key: &Key) -> Result<String> {
+    let fails = |mode| hsm.failures.take(Service::Hsm, &mode);
+    let to = if fails(Mode::RewrappedCiphertext) {
+        let rsa = hsm.rsa.clone();
+        tokio::task::spawn_blocking(move || to.exchanged(&rsa)).await??
+    } else {
+        to
+    };
+    let kid = to.kid.clone();
+    let hashed = if fails(Mode::WrongOaepHash) { wrapping.other() } else { wrapping };
+    let mut ciphertext = to.wrap(hashed, &key.value()?)?;
+    if fails(Mode::TruncatedCiphertext) {
+        ciphertext.pop();
+    }
     let key_hsm = json!({
         "schema_version": "1.0",
-        "header": {"kid": kid, "alg": "dir", "enc": enc},
+        "header": {"kid": kid, "alg": "dir", "enc": wrapping.enc()},
         "ciphertext": URL_SAFE_NO_PAD.encode(ciphertext),
     });
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&key_hsm)?))
 }
 
-fn payload(
-    hsm: &Hsm, path: &KeyPath, key: &Key, api_version: &str, enc: &str, nonce: Option<String>,
-    key_hsm: &str,
-) -> Value {
-    let asked = match &path.version {
+/// What a release says it was asked.
+struct Asked<'a> {
+    path: &'a KeyPath,
+    api_version: &'a str,
+    wrapping: Wrapping,
+    nonce: Option<String>,
+}
+
+fn payload(hsm: &Hsm, asked: Asked, key: &Key, key_hsm: &str) -> Result<Value> {
+    let path = asked.path;
+    let kid = match &path.version {
         Some(version) => format!("{}/keys/{}/{version}", hsm.url, path.name),
         None => format!("{}/keys/{}", hsm.url, path.name),
     };
-    let mut request = json!({"api-version": api_version, "enc": enc, "kid": asked});
-    if let Some(nonce) = nonce {
+    let mut request =
+        json!({"api-version": asked.api_version, "enc": asked.wrapping.enc(), "kid": kid});
+    if let Some(nonce) = asked.nonce {
         request["nonce"] = json!(nonce);
     }
-    json!({
+    let mut jwk = key.released_jwk(&hsm.kid(&path.name, key))?;
+    jwk["key_hsm"] = json!(key_hsm);
+    Ok(json!({
         "request": request,
         "response": {
             "key": {
-                "attributes": key.attributes(),
-                "key": {
-                    "kid": hsm.kid(&path.name, key),
-                    "kty": "oct-HSM",
-                    "key_ops": key.key_ops,
-                    "key_hsm": key_hsm,
-                },
+                "attributes": key.shown_attributes(),
+                "key": jwk,
                 "release_policy": key.release_policy,
             },
         },
-    })
+    }))
 }

@@ -1,10 +1,11 @@
 //! CKM_RSA_AES_KEY_WRAP and its SHA-2 siblings: RSA-OAEP of a fresh AES-256 key, then the target key under it
 //! with AES-KWP (RFC 5649).
 
+use crate::rsa_keys::RsaKeys;
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 use aws_lc_rs::rsa::{
-    OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OaepAlgorithm,
+    KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OaepAlgorithm,
     OaepPublicEncryptingKey, PublicEncryptingKey,
 };
 use aws_lc_rs::signature::RsaPublicKeyComponents;
@@ -12,16 +13,45 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-/// `enc` when a request names none.
-pub(super) const DEFAULT: &str = "CKM_RSA_AES_KEY_WRAP";
+/// How keys are wrapped: the hash of OAEP and of its MGF1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrapping {
+    Sha1,
+    Sha256,
+    Sha384,
+}
 
-/// The OAEP (and MGF1) hash an `enc` stands for.
-pub(super) fn algorithm(enc: &str) -> Option<&'static OaepAlgorithm> {
-    match enc {
-        "CKM_RSA_AES_KEY_WRAP" => Some(&OAEP_SHA1_MGF1SHA1),
-        "RSA_AES_KEY_WRAP_256" => Some(&OAEP_SHA256_MGF1SHA256),
-        "RSA_AES_KEY_WRAP_384" => Some(&OAEP_SHA384_MGF1SHA384),
-        _ => None,
+impl Wrapping {
+    /// What an `enc` stands for; a request that names none gets SHA-1.
+    pub(super) fn parse(enc: Option<&str>) -> Option<Self> {
+        match enc {
+            None => Some(Self::Sha1),
+            Some(name) => {
+                [Self::Sha1, Self::Sha256, Self::Sha384].into_iter().find(|one| one.enc() == name)
+            }
+        }
+    }
+
+    /// Its `enc`.
+    pub(super) fn enc(self) -> &'static str {
+        match self {
+            Self::Sha1 => "CKM_RSA_AES_KEY_WRAP",
+            Self::Sha256 => "RSA_AES_KEY_WRAP_256",
+            Self::Sha384 => "RSA_AES_KEY_WRAP_384",
+        }
+    }
+
+    /// One that is not this one.
+    pub(super) fn other(self) -> Self {
+        if self == Self::Sha1 { Self::Sha256 } else { Self::Sha1 }
+    }
+
+    fn algorithm(self) -> &'static OaepAlgorithm {
+        match self {
+            Self::Sha1 => &OAEP_SHA1_MGF1SHA1,
+            Self::Sha256 => &OAEP_SHA256_MGF1SHA256,
+            Self::Sha384 => &OAEP_SHA384_MGF1SHA384,
+        }
     }
 }
 
@@ -55,15 +85,26 @@ impl EncryptionKey {
         Ok(Self { kid: kid.to_owned(), key })
     }
 
+    /// Another key of the same size, under the same id.
+    pub(super) fn exchanged(self, rsa: &RsaKeys) -> Result<Self> {
+        let size = match self.key.key_size_bits() {
+            ..3072 => KeySize::Rsa2048,
+            3072..4096 => KeySize::Rsa3072,
+            4096..8192 => KeySize::Rsa4096,
+            _ => KeySize::Rsa8192,
+        };
+        let pair = rsa.make(&format!("hsm-exchanged-{}", size.len() * 8), size)?;
+        let spki = crate::x509::rsa_spki(&pair)?;
+        Ok(Self { kid: self.kid, key: PublicEncryptingKey::from_der(&spki)? })
+    }
+
     /// RSA-OAEP(fresh AES-256 key) || AES-KWP(`plaintext`).
-    pub(super) fn wrap(
-        self, algorithm: &'static OaepAlgorithm, plaintext: &[u8],
-    ) -> Result<Vec<u8>> {
+    pub(super) fn wrap(self, wrapping: Wrapping, plaintext: &[u8]) -> Result<Vec<u8>> {
         let mut transport = [0; 32];
         aws_lc_rs::rand::fill(&mut transport)?;
         let rsa = OaepPublicEncryptingKey::new(self.key)?;
         let mut out = vec![0; rsa.ciphertext_size()];
-        rsa.encrypt(algorithm, &transport, &mut out, None)?;
+        rsa.encrypt(wrapping.algorithm(), &transport, &mut out, None)?;
 
         let kek = AesKek::new(&AES_256, &transport)?;
         let mut wrapped = vec![0; plaintext.len().next_multiple_of(8) + 8];

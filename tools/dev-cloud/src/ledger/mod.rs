@@ -78,6 +78,9 @@ async fn append(State(app): State<App>, body: Bytes) -> Result<Response, ApiErro
     }
     match app.ledger.append(request.tag.0, request.version, request.digest.0).await? {
         Outcome::Done(tag) => Ok(written(&tag)),
+        Outcome::Repeated(tag) => {
+            Ok(Json(entry(&tag, Some(tag.transaction.to_string()))).into_response())
+        }
         Outcome::Conflict(current) => Ok(conflict(current)),
     }
 }
@@ -93,18 +96,25 @@ async fn read(State(app): State<App>, body: Bytes) -> Result<Response, ApiError>
     let request: ReadRequest = parse(&body, "InvalidInput")?;
     match app.ledger.read(request.tag.0, request.nonce.0).await? {
         Outcome::Done(tag) => Ok(written(&tag)),
+        Outcome::Repeated(tag) => {
+            Ok(Json(entry(&tag, Some(tag.transaction.to_string()))).into_response())
+        }
         Outcome::Conflict(current) => Ok(conflict(current)),
     }
 }
 
+/// CCF names a transaction when its handler has returned: in the header, never in the body.
 fn written(tag: &Tag) -> Response {
     let transaction = tag.transaction.to_string();
-    let body = json!({
+    ([("x-ms-ccf-transaction-id", transaction)], Json(entry(tag, None))).into_response()
+}
+
+fn entry(tag: &Tag, transaction: Option<String>) -> Value {
+    json!({
         "transactionId": transaction,
         "version": tag.version,
         "digest": hex::encode(tag.digest),
-    });
-    ([("x-ms-ccf-transaction-id", transaction)], Json(body)).into_response()
+    })
 }
 
 fn conflict(current: Option<Tag>) -> Response {
@@ -121,6 +131,7 @@ fn conflict(current: Option<Tag>) -> Response {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CurrentQuery {
     tag: Hex32,
 }
@@ -140,6 +151,7 @@ async fn current(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ReceiptQuery {
     transaction_id: String,
 }
@@ -152,7 +164,7 @@ async fn receipt(
         query.ok().and_then(|Query(query)| query.transaction_id.parse().ok()).ok_or_else(|| {
             ApiError::bad_request("InvalidQueryParameterValue", "transaction_id is view.seqno")
         })?;
-    if app.failures.take(Service::Ledger, |mode| *mode == Mode::WithholdReceipt).is_some() {
+    if app.failures.take(Service::Ledger, &Mode::WithholdReceipt) {
         return Ok(not_yet(Duration::from_secs(1)));
     }
     match app.ledger.receipt(id) {

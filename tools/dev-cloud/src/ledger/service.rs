@@ -58,7 +58,10 @@ pub(super) struct Signed {
 /// How an append or a read ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
+    /// Written now.
     Done(Tag),
+    /// It was the tag's entry already.
+    Repeated(Tag),
     Conflict(Option<Tag>),
 }
 

@@ -181,7 +181,7 @@ impl Pending {
         let at = current.map_or(0, |current| current.version);
         let outcome = match current {
             Some(current) if current.version == version && current.digest == digest => {
-                Outcome::Done(current)
+                Outcome::Repeated(current)
             }
             _ if at.checked_add(1) == Some(version) => {
                 let nonce = [0; 32];

@@ -16,8 +16,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use page::{Code, Codes};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use std::time::Duration;
 pub const SIGN_IN_GRANT: &str = "urn:keyfold:dev:sign-in";
 /// The audience of the HSM's access tokens.
 pub(crate) const HSM_RESOURCE: &str = "https://managedhsm.azure.net";
+/// The audience of the attestation service's access tokens, which only its policies need.
+pub(crate) const MAA_RESOURCE: &str = "https://attest.azure.net";
 /// The directory's tenant.
 pub(crate) const TENANT: &str = "6b657966-6f6c-4064-8064-657600000000";
 /// Client id of the key vault's administrator, for the client_credentials grant.
@@ -200,19 +204,28 @@ impl Oidc {
         struct Claims {
             oid: String,
         }
-        let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
+        let claims: Claims = self.verify(token, resource).ok()?;
+        [Principal::Workload, Principal::Administrator]
+            .into_iter()
+            .find(|principal| principal.object_id() == claims.oid)
+    }
+
+    /// The claims of a token of this issuer for `audience` that is valid now.
+    pub(crate) fn verify<T: DeserializeOwned>(
+        &self, token: &str, audience: &str,
+    ) -> Result<T, ErrorKind> {
+        let kid = jsonwebtoken::decode_header(token).map_err(|error| error.into_kind())?.kid;
         let keys = self.keys.all();
-        let key = keys.iter().find(|key| key.kid == kid)?;
+        let key = keys.iter().find(|key| Some(&key.kid) == kid.as_ref());
+        let key = key.ok_or(ErrorKind::InvalidSignature)?;
         let mut validation = Validation::new(Algorithm::RS256);
-        validation.set_audience(&[resource]);
+        validation.set_audience(&[audience]);
         validation.set_issuer(&[&self.issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss"]);
         validation.validate_nbf = true;
         let key = DecodingKey::from_rsa_der(key.public_der());
-        let claims: Claims = jsonwebtoken::decode(token, &key, &validation).ok()?.claims;
-        [Principal::Workload, Principal::Administrator]
-            .into_iter()
-            .find(|principal| principal.object_id() == claims.oid)
+        let token = jsonwebtoken::decode(token, &key, &validation);
+        token.map(|token| token.claims).map_err(|error| error.into_kind())
     }
 }
 
@@ -270,7 +283,7 @@ async fn token(
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(fields: Value) -> Result<T, OauthError> {
+fn read<T: DeserializeOwned>(fields: Value) -> Result<T, OauthError> {
     serde_json::from_value(fields)
         .map_err(|error| OauthError("invalid_request", format!("the form does not fit: {error}")))
 }

@@ -77,13 +77,22 @@ impl Chip {
 
 /// The body of POST /attest/SevSnpVm.
 pub fn attest_body(report: &[u8], chain: &str, runtime_data: &[u8]) -> Value {
-    let evidence = json!({"SnpReport": b64(report), "VcekCertChain": b64(chain)});
     json!({
-        "report": b64(evidence.to_string()),
+        "report": b64(evidence_text(report, chain, &[])),
         "runtimeData": {"data": b64(runtime_data), "dataType": "JSON"},
         "initTimeData": {"data": "", "dataType": ""},
         "nonce": 13_202_930_541_250_959_283u64,
     })
+}
+
+/// What stands in the body's `report`: with endorsements of the utility VM around a container.
+pub fn evidence_text(report: &[u8], chain: &str, endorsements: &[Vec<u8>]) -> String {
+    let mut evidence = json!({"SnpReport": b64(report), "VcekCertChain": b64(chain)});
+    if !endorsements.is_empty() {
+        let uvm: Vec<_> = endorsements.iter().map(b64).collect();
+        evidence["Endorsements"] = json!(b64(json!({"Uvm": uvm}).to_string()));
+    }
+    evidence.to_string()
 }
 
 pub async fn attest(endpoints: &Endpoints, body: &Value) -> reqwest::Response {
@@ -111,9 +120,12 @@ impl Workload {
 
     /// The runtime claims of role release.
     pub fn runtime_data(&self) -> Vec<u8> {
-        let config = "5c".repeat(32);
+        self.runtime_data_of("release", &"5c".repeat(32))
+    }
+
+    pub fn runtime_data_of(&self, role: &str, config: &str) -> Vec<u8> {
         json!({
-            "keyfold": {"version": 1, "role": "release", "config": config},
+            "keyfold": {"version": 1, "role": role, "config": config},
             "keys": [self.jwk()],
         })
         .to_string()
@@ -122,15 +134,21 @@ impl Workload {
 
     /// Undoes CKM_RSA_AES_KEY_WRAP.
     pub fn unwrap(&self, algorithm: &'static OaepAlgorithm, ciphertext: &[u8]) -> Vec<u8> {
+        self.try_unwrap(algorithm, ciphertext).unwrap()
+    }
+
+    pub fn try_unwrap(
+        &self, algorithm: &'static OaepAlgorithm, ciphertext: &[u8],
+    ) -> Option<Vec<u8>> {
         let key = PrivateDecryptingKey::from_pkcs8(&self.pkcs8).unwrap();
         let key = OaepPrivateDecryptingKey::new(key).unwrap();
         let (rsa, wrapped) = ciphertext.split_at(256);
         let mut transport = vec![0; key.min_output_size()];
-        let transport = key.decrypt(algorithm, rsa, &mut transport, None).unwrap();
+        let transport = key.decrypt(algorithm, rsa, &mut transport, None).ok()?;
         assert_eq!(transport.len(), 32);
         let mut plaintext = vec![0; wrapped.len()];
         let kek = AesKek::new(&AES_256, transport).unwrap();
-        kek.unwrap_with_padding(wrapped, &mut plaintext).unwrap().to_vec()
+        kek.unwrap_with_padding(wrapped, &mut plaintext).ok().map(|plaintext| plaintext.to_vec())
     }
 }
 

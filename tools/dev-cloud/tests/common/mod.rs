@@ -3,12 +3,19 @@
 
 pub mod evidence;
 pub mod python;
+pub mod scene;
+pub mod vectors;
 
 use base64::Engine;
 use keyfold_dev_cloud::{Config, DevCloud};
+use reqwest::header::HeaderValue;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use std::path::PathBuf;
+
+/// CCF's verifier, and with it pyca's cryptography.
+pub const CCF: python::Environment =
+    python::Environment { name: "ccf-6.0.28", packages: &["ccf==6.0.28", "cbor2<6"] };
 
 /// An empty directory of this test's own, under the target directory.
 pub fn fresh_dir(name: &str) -> PathBuf {
@@ -38,9 +45,19 @@ pub fn client() -> Client {
 /// The body of an answer that must have this status.
 pub async fn json(response: Response, status: u16) -> Value {
     let got = response.status();
+    let written = response.headers().get("x-ms-ccf-transaction-id").cloned();
     let text = response.text().await.unwrap();
     assert_eq!(got, StatusCode::from_u16(status).unwrap(), "{text}");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    let body = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    named(body, written)
+}
+
+/// What was written now is named in the header alone: puts it where later answers have it.
+pub fn named(mut body: Value, written: Option<HeaderValue>) -> Value {
+    if let Some(id) = written.filter(|_| body["transactionId"].is_null()) {
+        body["transactionId"] = id.to_str().unwrap().into();
+    }
+    body
 }
 
 pub async fn get(url: String) -> Response {

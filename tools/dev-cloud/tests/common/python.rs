@@ -6,12 +6,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const PACKAGES: [&str; 2] = ["ccf==6.0.28", "cbor2<6"];
+/// A virtual environment with these packages and what they need.
+pub struct Environment {
+    /// Its directory's name.
+    pub name: &'static str,
+    pub packages: &'static [&'static str],
+}
 
-/// Runs a script of this folder: JSON in, JSON out.
-pub fn ask(script: &str, request: &Value) -> Value {
+/// Runs a script of the tests' folder: JSON in, JSON out.
+pub fn ask(environment: &Environment, script: &str, request: &Value) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
-    let mut python = Command::new(environment().join("bin/python"))
+    let mut python = Command::new(environment.open().join("bin/python"))
         .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -26,20 +31,24 @@ pub fn ask(script: &str, request: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Made by whichever test comes first; the others wait.
-fn environment() -> PathBuf {
-    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let lock = File::create(target.join("ccf-6.0.28-venv.lock")).unwrap();
-    lock.lock().unwrap();
-    let venv = target.join("ccf-6.0.28-venv");
-    let complete = venv.join("complete");
-    if !complete.exists() {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        let mut pip = Command::new(venv.join("bin/pip"));
-        run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES));
-        std::fs::write(complete, PACKAGES.join("\n")).unwrap();
+impl Environment {
+    /// Made by whichever test comes first; the others wait.
+    fn open(&self) -> PathBuf {
+        let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let lock = File::create(target.join(format!("{}-venv.lock", self.name))).unwrap();
+        lock.lock().unwrap();
+        let venv = target.join(format!("{}-venv", self.name));
+        let complete = venv.join("complete");
+        if !complete.exists() {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+            let mut pip = Command::new(venv.join("bin/pip"));
+            run(pip
+                .args(["install", "--quiet", "--disable-pip-version-check"])
+                .args(self.packages));
+            std::fs::write(complete, self.packages.join("\n")).unwrap();
+        }
+        venv
     }
-    venv
 }
 
 fn run(command: &mut Command) {

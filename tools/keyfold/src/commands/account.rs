@@ -1,19 +1,18 @@
 //! Opening an account, signing in, and what has happened to it.
 
-use std::collections::BTreeSet;
-
-use keyfold_attestation_policy::values::Timestamp;
 use keyfold_client::account::Overview;
 use keyfold_client::pin::Pin;
-use keyfold_protocol::client::{AuditEvent, AuditKind};
-use keyfold_protocol::ids::DeviceId;
-use serde_json::json;
+use keyfold_client::webauthn::Verification;
+use keyfold_protocol::ids::{Account, DeviceId};
+use keyfold_protocol::limits;
+use serde_json::{Value, json};
 
+use super::history::audit_table;
 use crate::args::EnrollArguments;
 use crate::config::Config;
 use crate::context::Context;
-use crate::failure::{Exit, Failure};
-use crate::output::{audit_json, audit_kind, device_table, overview_json, point_json, table};
+use crate::failure::Failure;
+use crate::output::{audit_json, counted, device_table, overview_json, printable};
 
 pub(super) async fn enroll(context: &Context, arguments: &EnrollArguments) -> Result<(), Failure> {
     let config = Config::new(&context.home, &arguments.deployment)?;
@@ -21,6 +20,7 @@ pub(super) async fn enroll(context: &Context, arguments: &EnrollArguments) -> Re
     let pin = context.new_pin(arguments.pin_file.as_deref())?;
     let pin = Pin::new(&pin).map_err(keyfold_client::Error::from)?;
     let name = arguments.name.clone().unwrap_or_else(machine_name);
+    context.stretching();
     let overview = device.client.enroll(pin, &name).await?;
     print_overview(context, &device.client.keys().id(), &overview, "The account is open.");
     Ok(())
@@ -39,21 +39,83 @@ pub(super) async fn status(context: &Context) -> Result<(), Failure> {
     let head = format!(
         "Account {} of generation {}\n\
          Version {} of the account, confirmed by the ledger just now\n\
-         Version {} of the passkeys, {} of them in the ledger",
+         Version {} of the passkeys, {} of them in the ledger\n\
+         {}",
         overview.account.id,
         overview.account.generation,
         overview.guard,
         overview.vault.version,
-        overview.anchor.version
+        overview.anchor.version,
+        recovery(&overview)
     );
     print_overview(context, &device.client.keys().id(), &overview, &head);
     Ok(())
 }
 
+/// How recovery stands, and what to do about it.
+fn recovery(overview: &Overview) -> String {
+    let (left, failed) = (overview.tries_left(), overview.failed_since());
+    let since = match failed {
+        0 => String::new(),
+        1 => "\nOne try of the PIN failed since you last looked. If it was not you: somebody who can \
+              sign in as you does not know it"
+            .into(),
+        failed => format!(
+            "\n{failed} tries of the PIN failed since you last looked. If it was not you: somebody who \
+             can sign in as you does not know it"
+        ),
+    };
+    let stands = match left {
+        0 => "Recovery is LOCKED: no PIN is taken, not even the right one. Set a new one: keyfold pin \
+              change"
+            .into(),
+        1 => format!("Recovery: one of {} tries of the PIN is left", limits::TRIES),
+        left => format!("Recovery: {left} of {} tries of the PIN are left", limits::TRIES),
+    };
+    stands + &since
+}
+
+pub(super) async fn delete(context: &Context, yes: bool) -> Result<(), Failure> {
+    let device = context.device().await?;
+    let client = &device.client;
+    let passkeys = client.sync().await?;
+    let overview = client.status().await?;
+    context.out.note(news(&overview).trim_start());
+    let names: Vec<String> = overview.devices.iter().map(|one| printable(&one.name)).collect();
+    let question = format!(
+        "Delete the account for good, with {}, for all devices ({})?",
+        counted(passkeys.len(), "passkey", "passkeys"),
+        names.join(", ")
+    );
+    context.agree(yes, &question)?;
+    context.unlock(&device, Verification::Required)?;
+    client.delete_account().await?;
+    let Account { id, generation } = overview.account;
+    let object = json!({
+        "deleted": {"id": id.to_string(), "generation": generation},
+        "passkeys": passkeys.len(),
+        "news": overview.news.iter().map(audit_json).collect::<Vec<_>>(),
+    });
+    let text = "The account is deleted. To open a new one: keyfold enroll";
+    context.out.result(object, text);
+    Ok(())
+}
+
 /// Devices, and what happened since the person last looked.
 pub(super) fn print_overview(context: &Context, this: &DeviceId, overview: &Overview, head: &str) {
+    show_overview(context, this, overview, head, json!({}));
+}
+
+/// As [`print_overview`], with further members in the JSON form.
+pub(super) fn show_overview(
+    context: &Context, this: &DeviceId, overview: &Overview, head: &str, more: Value,
+) {
     let text = format!("{head}\n\n{}{}", device_table(overview, this), news(overview));
-    context.out.result(overview_json(overview, this), &text);
+    let mut object = overview_json(overview, this);
+    for (name, value) in more.as_object().into_iter().flatten() {
+        object[name] = value.clone();
+    }
+    context.out.result(object, &text);
 }
 
 /// What happened since the person last looked. Whoever asks for a status has to show this: it is
@@ -74,87 +136,6 @@ pub(super) async fn anchor(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) async fn audit(context: &Context, verify: bool) -> Result<(), Failure> {
-    let device = context.device().await?;
-    let overview = device.client.status().await?;
-    let mut events = device.client.audit().await?;
-    // Both were confirmed by the ledger, the history a moment later than the list of devices.
-    events.retain(|event| event.version <= overview.guard);
-    let mut object = json!({
-        "guard": overview.guard,
-        "events": events.iter().map(audit_json).collect::<Vec<_>>(),
-    });
-    let mut text = audit_table(&events, &overview);
-    if verify {
-        check_history(&events, &overview)?;
-        object["verified"] = json!({
-            "events": events.len(),
-            "devices": overview.devices.len(),
-            "vault": point_json(&overview.vault),
-        });
-        text.push_str(&format!(
-            "\n\nVerified, {} of {}: events without a gap, hashed into a chain whose head the \
-             ledger confirms;\nthey lead to exactly the devices that are registered now ({}), and \
-             to everything this device had seen.",
-            events.len(),
-            overview.guard,
-            overview.devices.len()
-        ));
-    }
-    context.out.result(object, &text);
-    Ok(())
-}
-
-/// That the history is complete and makes exactly the devices that are registered.
-fn check_history(events: &[AuditEvent], overview: &Overview) -> Result<(), Failure> {
-    let wrong = |what: String| {
-        let message =
-            format!("the history does not fit the account: {what}; report this deployment");
-        Err(Failure::new(Exit::Alarm, "audit-mismatch", message))
-    };
-    let mut devices = BTreeSet::new();
-    for (event, version) in events.iter().zip(1..) {
-        let follows =
-            event.version == version && (version == 1) == (event.kind == AuditKind::Enrolled);
-        let fits = match event.kind {
-            AuditKind::Enrolled | AuditKind::DeviceAdded => devices.insert(event.subject),
-            AuditKind::DeviceRevoked => devices.remove(&event.subject),
-            AuditKind::Anchored => devices.contains(&event.actor),
-        };
-        if !follows || !fits {
-            return wrong(format!("event {version} cannot follow the ones before"));
-        }
-    }
-    if u64::try_from(events.len()) != Ok(overview.guard) {
-        return wrong(format!("{} events for version {}", events.len(), overview.guard));
-    }
-    let registered: BTreeSet<DeviceId> = overview.devices.iter().map(|one| one.id).collect();
-    if registered != devices {
-        return wrong("it leads to other devices than the registered ones".into());
-    }
-    Ok(())
-}
-
-fn audit_table(events: &[AuditEvent], overview: &Overview) -> String {
-    let name = |id: &DeviceId| {
-        let known = overview.devices.iter().find(|one| one.id == *id);
-        known.map_or_else(|| id.to_string()[..8].into(), |one| one.name.to_string())
-    };
-    let row = |event: &AuditEvent| {
-        let time = Timestamp::from_unix_seconds(event.host_time);
-        let about = if event.subject == event.actor { String::new() } else { name(&event.subject) };
-        vec![
-            event.version.to_string(),
-            audit_kind(event.kind).into(),
-            name(&event.actor),
-            about,
-            time.map_or_else(|_| "?".into(), |time| time.to_string()),
-        ]
-    };
-    let rows: Vec<Vec<String>> = events.iter().map(row).collect();
-    table(&["VERSION", "WHAT", "BY", "ABOUT", "TIME (as the host says)"], &rows)
-}
-
 /// What the machine calls itself, cut to what fits.
 pub(super) fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -168,63 +149,7 @@ pub(super) fn machine_name() -> String {
 
 #[cfg(test)]
 mod tests {
-    use keyfold_protocol::client::DeviceView;
-    use keyfold_protocol::ids::{Account, AccountId, ChainPoint, Digest};
-
     use super::*;
-
-    fn event(version: u64, kind: AuditKind, actor: u8, subject: u8) -> AuditEvent {
-        let (actor, subject) = (DeviceId([actor; 16]), DeviceId([subject; 16]));
-        AuditEvent { version, kind, actor, subject, host_time: 0 }
-    }
-
-    fn overview(guard: u64, devices: &[u8]) -> Overview {
-        let point = ChainPoint { version: 0, head: Digest([0; 32]) };
-        let device = |id: &u8| DeviceView { id: DeviceId([*id; 16]), name: Default::default() };
-        Overview {
-            account: Account { id: AccountId([0; 32]), generation: 1 },
-            guard,
-            vault: point,
-            anchor: point,
-            devices: devices.iter().map(device).collect(),
-            news: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_history_must_make_exactly_the_registered_devices() {
-        use AuditKind::{Anchored, DeviceAdded, DeviceRevoked, Enrolled};
-        let history = [
-            event(1, Enrolled, 1, 1),
-            event(2, DeviceAdded, 1, 2),
-            event(3, Anchored, 2, 2),
-            event(4, DeviceRevoked, 2, 1),
-        ];
-        assert!(check_history(&history, &overview(4, &[2])).is_ok());
-        assert!(check_history(&history[..3], &overview(3, &[1, 2])).is_ok());
-
-        for (what, events, overview) in [
-            ("another device", &history[..], overview(4, &[3])),
-            ("a device that was revoked", &history[..], overview(4, &[1, 2])),
-            ("a device that is missing", &history[..3], overview(3, &[2])),
-            ("an event that is missing", &history[..3], overview(4, &[1, 2])),
-            ("no history at all", &[], overview(1, &[1])),
-            ("a beginning that is missing", &history[1..2], overview(1, &[2])),
-            (
-                "a device revoked twice",
-                &[history[0], event(2, DeviceRevoked, 1, 2)],
-                overview(2, &[1]),
-            ),
-            ("a device added twice", &[history[0], event(2, DeviceAdded, 1, 1)], overview(2, &[1])),
-            ("two beginnings", &[history[0], event(2, Enrolled, 2, 2)], overview(2, &[1, 2])),
-            ("an anchor of a stranger", &[history[0], event(2, Anchored, 2, 2)], overview(2, &[1])),
-            ("a gap", &[history[0], event(3, DeviceAdded, 1, 2)], overview(2, &[1, 2])),
-        ] {
-            let found =
-                check_history(events, &overview).map_err(|failure| failure.code().to_owned());
-            assert_eq!(found, Err("audit-mismatch".to_owned()), "{what}");
-        }
-    }
 
     #[test]
     fn the_machines_name_fits() {

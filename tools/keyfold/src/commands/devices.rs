@@ -38,7 +38,7 @@ async fn approve(context: &Context, yes: bool) -> Result<(), Failure> {
     let device = context.device().await?;
     let client = &device.client;
     let secret = client.invite()?;
-    show_code(context, &secret);
+    show_code(context, &secret, client.deployment().await?.statement().url());
     let candidate = client.await_candidate(&secret).await?;
     let (name, print) = (printable(candidate.name()), candidate.fingerprint());
     let found = json!({
@@ -46,24 +46,31 @@ async fn approve(context: &Context, yes: bool) -> Result<(), Failure> {
         "device": {"id": candidate.id().to_string(), "name": candidate.name()},
     });
     context.out.event(&found, &format!("New device: {name}\nFingerprint: {print}"));
-    context.agree(yes, "Does the new device show this fingerprint, and is it yours?")?;
-    context.unlock(&device, Verification::Required)?;
+    let question = "Does the new device show this fingerprint, and is it yours?";
+    let agreed =
+        context.agree(yes, question).and_then(|()| context.unlock(&device, Verification::Required));
+    if let Err(declined) = agreed {
+        // The new device hears why nothing comes, if it can be told.
+        let _ = client.decline(&secret, &candidate).await;
+        return Err(declined);
+    }
     let overview = client.approve(&secret, &candidate).await?;
     let head = format!("Approved: {name} ({print})");
     print_overview(context, &client.keys().id(), &overview, &head);
     Ok(())
 }
 
-fn show_code(context: &Context, secret: &PairingSecret) {
+fn show_code(context: &Context, secret: &PairingSecret, url: &str) {
     let (code, payload) = (secret.code(), secret.qr_payload());
-    let event = json!({"event": "pairing-code", "code": code, "qr": payload});
+    let event = json!({"event": "pairing-code", "code": code, "qr": payload, "deployment": url});
     let picture = match io::stderr().is_terminal() {
         true => picture(&payload, colour(&io::stderr())) + "\n",
         false => String::new(),
     };
     let text = format!(
-        "On the new device run: keyfold devices join\nThere enter this code, within ten \
-         minutes:\n\n{picture}  {code}\n\nWaiting for the new device ..."
+        "On the new device, with a copy of the trust root that this one was set up with, run:\n  \
+         keyfold devices join --deployment {url} --trust-root FILE\nThere enter this code, within \
+         ten minutes:\n\n{picture}  {code}\n\nWaiting for the new device ..."
     );
     context.out.event(&event, &text);
 }
@@ -91,7 +98,7 @@ async fn join(context: &Context, arguments: &JoinArguments) -> Result<(), Failur
     let event = json!({"event": "this-device", "device": {"id": id.to_string(), "name": name}});
     let text = format!(
         "This device: {}\nFingerprint: {print}\nApprove it on the other device, if that shows \
-         the same fingerprint ...",
+         the same fingerprint. Waiting for that, ten minutes at most ...",
         printable(&name)
     );
     context.out.event(&event, &text);
@@ -152,7 +159,8 @@ fn find<'a>(devices: &'a [DeviceView], wanted: &str) -> Result<&'a DeviceView, F
     let digits = digits.to_ascii_lowercase();
     // Four digits of a fingerprint are its first group; fewer are likelier a slip.
     let is_start = |one: &DeviceView| digits.len() >= 4 && one.id.to_string().starts_with(&digits);
-    let fits = |one: &&DeviceView| *one.name == *wanted || is_start(one);
+    // A script's empty variable names nobody.
+    let fits = |one: &&DeviceView| !wanted.is_empty() && (*one.name == *wanted || is_start(one));
     let mut fitting = devices.iter().filter(fits);
     match (fitting.next(), fitting.next()) {
         (Some(device), None) => Ok(device),

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::SystemTime;
 
+use keyfold_attestation_policy::evidence::VerifiedChannel;
 use keyfold_attestation_policy::values::Timestamp;
 use keyfold_client::Error;
 use keyfold_client::account::Overview;
@@ -14,7 +15,7 @@ use super::account;
 use crate::config::Config;
 use crate::context::{Context, Device};
 use crate::failure::{Exit, Failure};
-use crate::output::{audit_json, bad, good, styled_table};
+use crate::output::{audit_json, bad, counted, good, styled_table};
 
 /// A statement that ends within this many seconds is worth a word.
 const EXPIRES_SOON: u64 = 14 * 24 * 60 * 60;
@@ -150,7 +151,7 @@ async fn deployment(device: &Device, report: &mut Report) -> bool {
             let chip = format!("{}, firmware {}", enclave.product(), enclave.tcb());
             let simulated = if enclave.is_simulated() { "SIMULATED " } else { "" };
             report.pass(EVIDENCE[0], format!("{simulated}{chip}, signature and chain hold"));
-            report.pass(EVIDENCE[1], enclave.measurement().to_string());
+            report.pass(EVIDENCE[1], code(enclave));
             report.pass(EVIDENCE[2], enclave.config().to_string());
             report.pass(EVIDENCE[3], enclave.root().to_string());
             enclave.is_simulated()
@@ -181,6 +182,19 @@ async fn deployment(device: &Device, report: &mut Report) -> bool {
     }
 }
 
+/// Which accepted workload it is and, around a container, which utility VM.
+fn code(enclave: &VerifiedChannel) -> String {
+    match enclave.endorsement() {
+        None => enclave.measurement().to_string(),
+        Some(uvm) => format!(
+            "{}, in a utility VM of security version {}, measurement {}",
+            enclave.workload(),
+            uvm.svn(),
+            enclave.measurement()
+        ),
+    }
+}
+
 fn statement(deployment: &Deployment, report: &mut Report) {
     let statement = deployment.statement();
     let (name, serial, expires) = (statement.name(), statement.serial(), statement.expires());
@@ -206,7 +220,12 @@ async fn registration_steps(device: &Device, report: &mut Report) -> Option<()> 
     let session = client.connect().await.map(|()| ((), "open".into()));
     report.take("session", session)?;
     let status = client.status().await.map(|overview| {
-        let found = format!("version {}, confirmed by the ledger just now", overview.guard);
+        let recovery = match overview.tries_left() {
+            0 => "recovery is LOCKED: keyfold pin change".into(),
+            left => format!("{} of the PIN left", counted(left, "try", "tries")),
+        };
+        let found =
+            format!("version {}, confirmed by the ledger just now; {recovery}", overview.guard);
         (overview, found)
     });
     let overview = report.take("status", status)?;
@@ -218,9 +237,9 @@ async fn registration_steps(device: &Device, report: &mut Report) -> Option<()> 
     let of = overview.devices.len();
     report.take("device", listed.map(|one| ((), format!("{}, one of {of}", one.name))))?;
     let vault = client.sync().await.map(|passkeys| {
-        let (count, version) = (passkeys.len(), overview.vault.version);
-        let anchored = overview.anchor.version;
-        ((), format!("{count} passkeys at version {version}, {anchored} in the ledger"))
+        let count = counted(passkeys.len(), "passkey", "passkeys");
+        let (version, anchored) = (overview.vault.version, overview.anchor.version);
+        ((), format!("{count} at version {version}, {anchored} in the ledger"))
     });
     report.take("vault", vault)
 }

@@ -1,6 +1,6 @@
 //! Passkeys: WebAuthn ceremonies over stdin and stdout, and the list.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 
 use keyfold_client::requests::user_names;
 use keyfold_client::store::Passkey;
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::args::PasskeysCommand;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::{base64url, passkey_json, point_json, table};
+use crate::output::{base64url, counted, passkey_json, point_json, printable, table};
 
 /// Longer than any options; the library has its own limit below it.
 const LONGEST_INPUT: u64 = 1024 * 1024;
@@ -35,7 +35,7 @@ pub(super) async fn run(context: &Context, command: PasskeysCommand) -> Result<(
 /// Everything about the options is checked before the network is asked for anything.
 async fn create(context: &Context, origin: &str) -> Result<(), Failure> {
     let origin = Origin::parse(origin).map_err(WebAuthnError::from)?;
-    let options = CreationOptions::from_json(&read_stdin()?)?;
+    let options = CreationOptions::from_json(&read_options(context)?)?;
     let registration = Registration::new(&origin, options)?;
     let device = context.device().await?;
     let key = context.unlock(&device, registration.verification())?;
@@ -51,7 +51,7 @@ async fn create(context: &Context, origin: &str) -> Result<(), Failure> {
 
 async fn sign_in(context: &Context, origin: &str, credential: Option<&str>) -> Result<(), Failure> {
     let origin = Origin::parse(origin).map_err(WebAuthnError::from)?;
-    let options = RequestOptions::from_json(&read_stdin()?)?;
+    let options = RequestOptions::from_json(&read_options(context)?)?;
     let authentication = Authentication::new(&origin, options)?;
     let device = context.device().await?;
     let wanted = match credential {
@@ -76,11 +76,18 @@ async fn list(context: &Context, rp_id: Option<&str>, offline: bool) -> Result<(
         true => context.unverified()?.client.passkeys()?,
         false => context.device().await?.client.sync().await?,
     };
+    let all = passkeys.len();
     passkeys.retain(|passkey| rp_id.is_none_or(|wanted| *passkey.rp_id == *wanted));
     passkeys.sort_by(|one, other| {
         (&one.rp_id, &one.names.name).cmp(&(&other.rp_id, &other.names.name))
     });
     let object = json!({"passkeys": passkeys.iter().map(passkey_json).collect::<Vec<_>>()});
+    context.out.result(object, &listed(&passkeys, rp_id, all));
+    Ok(())
+}
+
+/// Those of `rp_id`, where one was named, out of so many in all.
+fn listed(passkeys: &[Passkey], rp_id: Option<&str>, all: usize) -> String {
     let row = |passkey: &Passkey| {
         vec![
             passkey.rp_id.to_string(),
@@ -90,12 +97,13 @@ async fn list(context: &Context, rp_id: Option<&str>, offline: bool) -> Result<(
         ]
     };
     let rows: Vec<Vec<String>> = passkeys.iter().map(row).collect();
-    let text = match rows.is_empty() {
-        true => "No passkeys yet; make one with: keyfold passkeys create --help".into(),
-        false => table(&["SITE", "USER", "NAME", "CREDENTIAL"], &rows),
-    };
-    context.out.result(object, &text);
-    Ok(())
+    match rp_id {
+        _ if !rows.is_empty() => table(&["SITE", "USER", "NAME", "CREDENTIAL"], &rows),
+        Some(rp_id) if all > 0 => {
+            printable(&format!("No passkeys for {rp_id}; all of them: keyfold passkeys list"))
+        }
+        _ => "No passkeys yet; make one with: keyfold passkeys create --help".into(),
+    }
 }
 
 pub(super) async fn sync(context: &Context) -> Result<(), Failure> {
@@ -104,7 +112,11 @@ pub(super) async fn sync(context: &Context) -> Result<(), Failure> {
     let account = device.client.store().load()?.account;
     let vault = account.ok_or(keyfold_client::Error::NotRegistered)?.vault;
     let object = json!({"passkeys": passkeys, "vault": point_json(&vault)});
-    let text = format!("In sync: {passkeys} passkeys at version {}.", vault.version);
+    let text = format!(
+        "In sync: {} at version {}.",
+        counted(passkeys, "passkey", "passkeys"),
+        vault.version
+    );
     context.out.result(object, &text);
     Ok(())
 }
@@ -119,9 +131,7 @@ async fn rename(
     device.client.update_passkey(&passkey.credential, &names).await?;
     let text = format!("The passkey at {} is now {}.", passkey.rp_id, names.name);
     let passkey = Passkey { names, ..passkey };
-    context
-        .out
-        .result(json!({"passkey": passkey_json(&passkey)}), &crate::output::printable(&text));
+    context.out.result(json!({"passkey": passkey_json(&passkey)}), &printable(&text));
     Ok(())
 }
 
@@ -134,7 +144,7 @@ async fn delete(context: &Context, credential: &str, yes: bool) -> Result<(), Fa
     device.client.delete_passkey(&passkey.credential).await?;
     let text = format!("The passkey of {whose} is deleted.");
     let object = json!({"deleted": passkey_json(&passkey)});
-    context.out.result(object, &crate::output::printable(&text));
+    context.out.result(object, &printable(&text));
     Ok(())
 }
 
@@ -155,10 +165,19 @@ fn find<'a>(passkeys: &'a [Passkey], start: &str) -> Result<&'a Passkey, Failure
     }
 }
 
-fn read_stdin() -> Result<Vec<u8>, Failure> {
+/// What the site sent, from stdin.
+fn read_options(context: &Context) -> Result<Vec<u8>, Failure> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        context.out.note("Paste the options that the site sent, then press ctrl-d:");
+    }
     let mut input = Vec::new();
-    let read = std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut input);
+    let read = stdin.lock().take(LONGEST_INPUT).read_to_end(&mut input);
     read.map_err(|error| Failure::usage(format!("the options on stdin cannot be read: {error}")))?;
+    if input.trim_ascii().is_empty() {
+        let what = "no options on stdin; pipe in what the site sent";
+        return Err(WebAuthnError::Options(what.into()).into());
+    }
     Ok(input)
 }
 
@@ -168,6 +187,14 @@ mod tests {
     use keyfold_protocol::ids::{CredentialId, Digest, SlotId, UserHandle};
 
     use super::*;
+
+    #[test]
+    fn none_of_a_site_is_not_none_at_all() {
+        assert!(listed(&[], None, 0).starts_with("No passkeys yet"));
+        assert!(listed(&[], Some("nosuch.example"), 0).starts_with("No passkeys yet"));
+        let text = listed(&[], Some("nosuch.example"), 2);
+        assert!(text.starts_with("No passkeys for nosuch.example"), "{text}");
+    }
 
     #[test]
     fn a_passkey_is_found_by_the_beginning_of_its_credential_id() {

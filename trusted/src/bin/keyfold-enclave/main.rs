@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod hardening;
+mod machine;
 mod platform;
 mod transport;
 mod unlock;
@@ -20,7 +21,10 @@ keyfold-enclave: the trusted core of Keyfold
 
 Usage:
   keyfold-enclave pipe          serve one host on standard input and output
+  keyfold-enclave socket PATH   serve the first host that connects to this Unix socket
   keyfold-enclave vsock PORT    serve the first host that connects to this vsock port
+  keyfold-enclave machine PORT  be a machine's first process: serve this port and those after it,
+                                one for each processor
   keyfold-enclave --version     version, and which platform this build attests with
 
 The host configures and unlocks it; it reads no configuration of its own.";
@@ -30,10 +34,9 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let served = match arguments.as_slice() {
         ["pipe"] => serve(transport::pipe()),
-        ["vsock", port] => match port.parse() {
-            Ok(port) => transport::vsock(port).and_then(serve),
-            Err(_) => return usage(&format!("{port} is not a vsock port (0 to 4294967295)")),
-        },
+        ["socket", path] => transport::socket(path).and_then(serve),
+        ["vsock", port] => number(port).and_then(transport::vsock).and_then(serve),
+        ["machine", port] => number(port).and_then(machine::run),
         ["--version" | "-V"] => {
             println!("keyfold-enclave {} ({})", env!("CARGO_PKG_VERSION"), platform::NAME);
             return ExitCode::SUCCESS;
@@ -42,8 +45,10 @@ fn main() -> ExitCode {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
         }
-        [] => return usage("say how the host reaches me"),
-        _ => return usage("unknown arguments"),
+        _ => {
+            eprintln!("keyfold-enclave: say how the host reaches me\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
     };
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,9 +59,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn usage(problem: &str) -> ExitCode {
-    eprintln!("keyfold-enclave: {problem}\n\n{USAGE}");
-    ExitCode::from(2)
+fn number(port: &str) -> io::Result<u32> {
+    let no_port = |_| io::Error::other(format!("{port} is not a vsock port (0 to 4294967295)"));
+    port.parse().map_err(no_port)
 }
 
 fn serve(link: transport::Link) -> io::Result<()> {

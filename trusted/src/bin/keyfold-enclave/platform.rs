@@ -32,7 +32,7 @@ pub(crate) struct System {
 }
 
 impl System {
-    /// Opens the attester. Fails where there is none.
+    /// Opens the attester. Fails where there is none, or no randomness but the host's.
     #[cfg(not(feature = "simulated"))]
     pub(crate) fn open() -> io::Result<Self> {
         Ok(Self { attester: Attester::open()?, release_key: ReleaseKey::Unmade })
@@ -46,8 +46,7 @@ impl System {
                 "KEYFOLD_SIMULATED_CHIP is not set: name the dev cloud's chip directory",
             )
         })?;
-        let attester = Attester::open(directory.as_ref())?;
-        Ok(Self { attester, release_key: ReleaseKey::Unmade })
+        Ok(Self { attester: Attester::open(directory.as_ref())?, release_key: ReleaseKey::Unmade })
     }
 }
 

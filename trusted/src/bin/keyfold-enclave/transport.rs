@@ -4,6 +4,7 @@
 //! leave in batches.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
 
 use keyfold_protocol::limits::FRAME;
 use keyfold_trusted::{Core, Platform};
@@ -11,8 +12,8 @@ use vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 /// Both directions of a link to the host.
 pub(crate) struct Link {
-    from_host: Box<dyn Read>,
-    to_host: Box<dyn Write>,
+    pub(crate) from_host: Box<dyn Read>,
+    pub(crate) to_host: Box<dyn Write>,
 }
 
 /// Standard input and output.
@@ -20,15 +21,21 @@ pub(crate) fn pipe() -> Link {
     Link { from_host: Box::new(io::stdin().lock()), to_host: Box::new(io::stdout().lock()) }
 }
 
+/// The first connection to a Unix socket, over whatever an earlier process left there.
+pub(crate) fn socket(path: &str) -> io::Result<Link> {
+    let _ = std::fs::remove_file(path);
+    let (stream, _) = UnixListener::bind(path)?.accept()?;
+    Ok(Link { from_host: Box::new(stream.try_clone()?), to_host: Box::new(stream) })
+}
+
 /// The first connection to a vsock port.
 pub(crate) fn vsock(port: u32) -> io::Result<Link> {
-    let listener = VsockListener::bind(&VsockAddr::new(VMADDR_CID_ANY, port))?;
-    let (stream, _) = listener.accept()?;
+    let (stream, _) = VsockListener::bind(&VsockAddr::new(VMADDR_CID_ANY, port))?.accept()?;
     Ok(Link { from_host: Box::new(stream.try_clone()?), to_host: Box::new(stream) })
 }
 
 /// Replies that leave together, at most, while more frames wait.
-const BATCH: usize = 8;
+pub(crate) const BATCH: usize = 8;
 const LENGTH: usize = 4;
 /// Read at once, at most: many requests.
 const READ: usize = FRAME;

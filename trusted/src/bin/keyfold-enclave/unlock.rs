@@ -34,27 +34,33 @@ impl ReleaseKey {
         modulus.copied().ok_or(PlatformError)
     }
 
-    /// RSA-OAEP of an AES-256 key, exactly one modulus long, then AES-KWP (RFC 5649) of exactly 32
-    /// bytes. The RSA key does not outlive the call.
+    /// The root key; the RSA key does not outlive the call.
     pub(crate) fn open(
         &mut self, algorithm: KeyWrap, wrapped: &[u8],
     ) -> Result<RootKey, PlatformError> {
         let Self::Waiting(key) = std::mem::replace(self, Self::Spent) else {
             return Err(PlatformError);
         };
-        let oaep = match algorithm {
-            KeyWrap::Sha1 => &OAEP_SHA1_MGF1SHA1,
-            KeyWrap::Sha256 => &OAEP_SHA256_MGF1SHA256,
-            KeyWrap::Sha384 => &OAEP_SHA384_MGF1SHA384,
-        };
-        let (first, second) = wrapped.split_at_checked(RELEASE_MODULUS).ok_or(PlatformError)?;
-        let key = OaepPrivateDecryptingKey::new(key).map_err(|_| PlatformError)?;
-        let mut buffer = Zeroizing::new([0; RELEASE_MODULUS]);
-        let kek = key.decrypt(oaep, first, &mut *buffer, None).map_err(|_| PlatformError)?;
-        let kek = AesKek::new(&AES_256, kek).map_err(|_| PlatformError)?;
-        // 32 bytes are four blocks; anything longer does not fit and is refused.
-        let mut root = Zeroizing::new([0; 40]);
-        let root = kek.unwrap_with_padding(second, &mut *root).map_err(|_| PlatformError)?;
-        <[u8; 32]>::try_from(&*root).map(RootKey::new).map_err(|_| PlatformError)
+        unwrap(key, algorithm, wrapped).map(|root| RootKey::new(*root))
     }
+}
+
+/// RSA-OAEP of an AES-256 key, exactly one modulus long, then AES-KWP (RFC 5649) of exactly 32 bytes.
+pub(crate) fn unwrap(
+    key: PrivateDecryptingKey, algorithm: KeyWrap, wrapped: &[u8],
+) -> Result<Zeroizing<[u8; 32]>, PlatformError> {
+    let oaep = match algorithm {
+        KeyWrap::Sha1 => &OAEP_SHA1_MGF1SHA1,
+        KeyWrap::Sha256 => &OAEP_SHA256_MGF1SHA256,
+        KeyWrap::Sha384 => &OAEP_SHA384_MGF1SHA384,
+    };
+    let (first, second) = wrapped.split_at_checked(RELEASE_MODULUS).ok_or(PlatformError)?;
+    let key = OaepPrivateDecryptingKey::new(key).map_err(|_| PlatformError)?;
+    let mut buffer = Zeroizing::new([0; RELEASE_MODULUS]);
+    let kek = key.decrypt(oaep, first, &mut *buffer, None).map_err(|_| PlatformError)?;
+    let kek = AesKek::new(&AES_256, kek).map_err(|_| PlatformError)?;
+    // 32 bytes are four blocks; anything longer does not fit and is refused.
+    let mut root = Zeroizing::new([0; 40]);
+    let root = kek.unwrap_with_padding(second, &mut *root).map_err(|_| PlatformError)?;
+    <[u8; 32]>::try_from(&*root).map(Zeroizing::new).map_err(|_| PlatformError)
 }

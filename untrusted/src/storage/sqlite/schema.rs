@@ -13,6 +13,7 @@ const MIGRATIONS: [&str; 1] = [
         version INTEGER NOT NULL,
         tag BLOB NOT NULL CHECK (length(tag) = 32),
         digest BLOB NOT NULL CHECK (length(digest) = 32),
+        closed INTEGER NOT NULL,
         sealed BLOB NOT NULL,
         UNIQUE (account, generation)
     ) STRICT;
@@ -49,7 +50,6 @@ const MIGRATIONS: [&str; 1] = [
         account BLOB NOT NULL CHECK (length(account) = 32),
         generation INTEGER NOT NULL,
         staged_at INTEGER NOT NULL,
-        audit BLOB NOT NULL,
         sealed BLOB NOT NULL,
         UNIQUE (tag, version, digest)
     ) STRICT;",

@@ -13,6 +13,10 @@ async fn conforms() {
     conformance::run(Arc::new(open(&dir))).await;
 }
 
+fn heads(guard: u64, vault: u64) -> Heads {
+    Heads { generation: 1, closed: false, guard, vault }
+}
+
 #[tokio::test]
 async fn survives_reopening() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -23,7 +27,7 @@ async fn survives_reopening() {
     drop(store);
 
     let store = open(&dir);
-    assert_eq!(store.heads(account(1).id).await.unwrap(), Some(Heads { guard: 1, vault: 1 }));
+    assert_eq!(store.heads(account(1).id).await.unwrap(), Some(heads(1, 1)));
     assert_eq!(store.staged(10).await.unwrap(), [staged(account(1), 2, 1)]);
     assert_eq!(store.integrity().unwrap(), Vec::<String>::new());
 }
@@ -60,8 +64,8 @@ async fn a_full_disk_is_said_and_loses_nothing_acknowledged() {
     };
     assert!(matches!(error, StorageError::Full(_)), "{error}");
     assert!(error.to_string().contains("free space"), "{error}");
-    let heads = store.heads(account(1).id).await.unwrap();
-    assert_eq!(heads, Some(Heads { guard: 1, vault: acknowledged }));
+    let found = store.heads(account(1).id).await.unwrap();
+    assert_eq!(found, Some(heads(1, acknowledged)));
     drop(store);
 
     let store = open(&dir);

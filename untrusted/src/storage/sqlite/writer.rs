@@ -3,6 +3,7 @@
 use super::{action_code, bounded};
 use crate::storage::{
     Answer, CommitOutcome, CommitWrite, PutOutcome, PutWrite, StagedGuard, StagedKey, StorageError,
+    Then,
 };
 use keyfold_protocol::client::Action;
 use keyfold_protocol::ids::{Account, Digest};
@@ -229,11 +230,11 @@ fn put(sql: &Connection, put: &PutWrite) -> rusqlite::Result<PutOutcome> {
     if vault != expected {
         return Ok(PutOutcome::VaultMoved);
     }
-    let is_taken = |sql: &Connection| {
+    let is_taken = || {
         sql.prepare_cached("SELECT 1 FROM records WHERE guard = ?1 AND slot = ?2")?
             .exists(params![id, event.slot.0])
     };
-    if put.only_if_empty && is_taken(sql)? {
+    if put.only_if_empty && is_taken()? {
         return Ok(PutOutcome::SlotTaken);
     }
     let version = bounded(event.version);
@@ -263,8 +264,8 @@ fn put(sql: &Connection, put: &PutWrite) -> rusqlite::Result<PutOutcome> {
 
 fn stage(sql: &Connection, staged: &StagedGuard) -> rusqlite::Result<()> {
     sql.prepare_cached(
-        "INSERT INTO staged (tag, version, digest, account, generation, staged_at, audit, sealed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (tag, version, digest) DO NOTHING",
+        "INSERT INTO staged (tag, version, digest, account, generation, staged_at, sealed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (tag, version, digest) DO NOTHING",
     )?
     .execute(params![
         staged.key.tag.0,
@@ -273,7 +274,6 @@ fn stage(sql: &Connection, staged: &StagedGuard) -> rusqlite::Result<()> {
         staged.account.id.0,
         staged.account.generation,
         bounded(staged.staged_at),
-        &staged.audit[..],
         &staged.sealed[..],
     ])?;
     Ok(())
@@ -295,8 +295,13 @@ fn commit(sql: &Connection, commit: &CommitWrite) -> rusqlite::Result<CommitOutc
         }
         Some((version, _)) if version >= key.version => CommitOutcome::Already,
         live if live.map_or(0, |(version, _)| version).checked_add(1) == Some(key.version) => {
-            if !make_live(sql, account, commit)? {
+            let Some(id) = make_live(sql, account, commit)? else {
                 return Ok(CommitOutcome::Diverged);
+            };
+            match &commit.then {
+                Then::Rest => {}
+                Then::Stage(next) => stage(sql, next)?,
+                Then::Close => forget(sql, id)?,
             }
             CommitOutcome::Done
         }
@@ -307,28 +312,48 @@ fn commit(sql: &Connection, commit: &CommitWrite) -> rusqlite::Result<CommitOutc
     Ok(outcome)
 }
 
-/// Writes guard and audit event; false, and nothing to keep, when the staged row is not there.
-fn make_live(sql: &Connection, account: &Account, commit: &CommitWrite) -> rusqlite::Result<bool> {
+/// Writes guard and audit event: the guard's row; none, and nothing to keep, when the staged row is
+/// not there.
+fn make_live(
+    sql: &Connection, account: &Account, commit: &CommitWrite,
+) -> rusqlite::Result<Option<i64>> {
     let key = &commit.key;
     let version = bounded(key.version);
-    let audit = sql
-        .prepare_cached("SELECT audit FROM staged WHERE tag = ?1 AND version = ?2 AND digest = ?3")?
-        .query_row(params![key.tag.0, version, key.digest.0], |row| row.get::<_, Vec<u8>>(0))
-        .optional()?;
-    let Some(audit) = audit else { return Ok(false) };
+    let is_staged = sql
+        .prepare_cached("SELECT 1 FROM staged WHERE tag = ?1 AND version = ?2 AND digest = ?3")?
+        .exists(params![key.tag.0, version, key.digest.0])?;
+    if !is_staged {
+        return Ok(None);
+    }
     let id: i64 = sql
         .prepare_cached(
-            "INSERT INTO guards (account, generation, version, tag, digest, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO guards (account, generation, version, tag, digest, closed, sealed)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
              ON CONFLICT (account, generation) DO UPDATE SET version = excluded.version, tag = excluded.tag,
-             digest = excluded.digest, sealed = excluded.sealed RETURNING id",
+             digest = excluded.digest, closed = excluded.closed, sealed = excluded.sealed RETURNING id",
         )?
         .query_row(
-            params![account.id.0, account.generation, version, key.tag.0, key.digest.0, &commit.sealed[..]],
+            params![
+                account.id.0,
+                account.generation,
+                version,
+                key.tag.0,
+                key.digest.0,
+                matches!(commit.then, Then::Close),
+                &commit.sealed[..]
+            ],
             |row| row.get(0),
         )?;
     sql.prepare_cached("INSERT INTO audit (guard, version, sealed) VALUES (?1, ?2, ?3)")?
-        .execute(params![id, version, audit])?;
-    Ok(true)
+        .execute(params![id, version, &commit.audit[..]])?;
+    Ok(Some(id))
+}
+
+fn forget(sql: &Connection, guard: i64) -> rusqlite::Result<()> {
+    for table in ["vaults", "records", "events", "audit"] {
+        sql.execute(&format!("DELETE FROM {table} WHERE guard = ?1"), [guard])?;
+    }
+    Ok(())
 }
 
 fn drop_staged(sql: &Connection, key: &StagedKey) -> rusqlite::Result<()> {

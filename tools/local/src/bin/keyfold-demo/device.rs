@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 use keyfold_local::Deployment;
 use serde_json::Value;
 
+/// The PIN that the account is opened with.
+pub(crate) const PIN: &str = "correct horse 7391";
+
 /// One of the person's devices.
 pub(crate) struct Device {
     name: &'static str,
@@ -23,7 +26,6 @@ impl Device {
         let secrets = deployment.folder.join(format!("{name}-secrets"));
         std::fs::create_dir_all(&secrets)?;
         std::fs::write(secrets.join("passphrase"), format!("{name} unlocks with this\n"))?;
-        std::fs::write(secrets.join("pin"), "correct horse 7391\n")?;
         Ok(Self {
             name,
             cli: deployment.binaries.cli.clone(),
@@ -57,15 +59,18 @@ impl Device {
         read(&output)
     }
 
-    /// Runs a command that must fail; why it did.
-    pub(crate) fn refused(&self, arguments: &[&str], stdin: Option<&Value>) -> Result<String> {
+    /// Runs a command that must fail; the error: "code", "message" and what more it tells.
+    pub(crate) fn refused(&self, arguments: &[&str], stdin: Option<&Value>) -> Result<Value> {
         let output = self.output(arguments, stdin)?;
         if output.status.success() {
             bail!("keyfold {} on the {} succeeded", arguments.join(" "), self.name);
         }
-        let error: Value = serde_json::from_slice(&output.stderr)
-            .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(&output.stderr)))?;
-        Ok(error["error"]["message"].as_str().unwrap_or_default().to_owned())
+        // What happened on the way comes before the failure, one object per line.
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().last().unwrap_or_default();
+        let error: Value =
+            serde_json::from_str(last).with_context(|| format!("not JSON: {said}"))?;
+        Ok(error["error"].clone())
     }
 
     fn output(&self, arguments: &[&str], stdin: Option<&Value>) -> Result<Output> {
@@ -80,11 +85,39 @@ impl Device {
 
     /// Opens the account with this device as its first.
     pub(crate) fn enroll(&self) -> Result<Value> {
-        let pin = self.secrets.join("pin");
-        let pin = pin.display().to_string();
-        let mut arguments = vec!["enroll", "--name", self.name, "--pin-file", &pin];
-        arguments.extend(self.deployment.iter().map(String::as_str));
-        self.run(&arguments, None)
+        let arguments = self.with_pin("enroll", PIN)?;
+        self.run(&words(&arguments), None)
+    }
+
+    /// Gets into the account with its PIN.
+    pub(crate) fn recover(&self, pin: &str) -> Result<Value> {
+        let arguments = self.with_pin("recover", pin)?;
+        self.run(&words(&arguments), None)
+    }
+
+    /// A recovery that must fail; as [`Self::refused`].
+    pub(crate) fn recovery_refused(&self, pin: &str) -> Result<Value> {
+        let arguments = self.with_pin("recover", pin)?;
+        self.refused(&words(&arguments), None)
+    }
+
+    /// Sets a new PIN.
+    pub(crate) fn change_pin(&self, pin: &str) -> Result<Value> {
+        let file = self.typed(pin)?;
+        self.run(&["pin", "change", "--pin-file", &file], None)
+    }
+
+    fn with_pin(&self, command: &str, pin: &str) -> Result<Vec<String>> {
+        let file = self.typed(pin)?;
+        let words = [command, "--name", self.name, "--pin-file", &file].map(str::to_owned);
+        Ok([&words[..], &self.deployment].concat())
+    }
+
+    /// A file with the PIN, as a person would type it.
+    fn typed(&self, pin: &str) -> Result<String> {
+        let file = self.secrets.join("pin");
+        std::fs::write(&file, format!("{pin}\n"))?;
+        Ok(file.display().to_string())
     }
 
     /// Lets `new` in: shows it a code, and approves whoever entered it.
@@ -121,6 +154,10 @@ impl Device {
         }
         read(&joined)
     }
+}
+
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
 }
 
 fn read(output: &Output) -> Result<Value> {

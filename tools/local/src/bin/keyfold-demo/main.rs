@@ -4,19 +4,29 @@
 //! the dev cloud. Devices are two folders, driven through the `keyfold` command line as a person
 //! would; the relying party is webauthn-rs, which knows nothing of Keyfold.
 
+mod arguments;
+mod by_hand;
 mod device;
+mod recovery;
 mod relying_party;
 mod story;
 mod teller;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
-use keyfold_local::{Binaries, Deployment, Options};
+use keyfold_local::{Binaries, Deployment, Machine, Options, Place};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-use crate::teller::Teller;
+use crate::arguments::Arguments;
+use crate::by_hand::ByHand;
+use crate::teller::{Teller, Unheard};
 
 /// Plays the whole story of a passkey on this machine and explains each step.
 ///
@@ -24,45 +34,117 @@ use crate::teller::Teller;
 /// vault, the ledger and the chip.
 #[derive(Parser)]
 #[command(version)]
-struct Arguments {
-    /// Leave everything running afterwards, and say how to go on by hand
-    #[arg(long)]
-    keep: bool,
-    /// Print one JSON object with each step's time instead of the story
-    #[arg(long)]
-    json: bool,
-    /// Where to keep keys, databases and logs; emptied first [default: .keyfold/demo]
-    #[arg(long, default_value = ".keyfold/demo")]
-    dir: PathBuf,
-    /// Where RSA keys of earlier runs may be taken from
-    #[arg(long, hide = true)]
-    key_cache: Option<PathBuf>,
+struct CommandLine {
+    #[command(flatten)]
+    arguments: Arguments,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let CommandLine { arguments } = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return usage(&error),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let told = runtime.context("no async runtime").and_then(|it| it.block_on(tell(&arguments)));
-    match told {
+    match runtime.context("no async runtime").and_then(|it| it.block_on(play(&arguments))) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\nkeyfold-demo: {error:#}\nLogs are in {}", arguments.dir.display());
-            ExitCode::FAILURE
-        }
+        // Nobody reads any more, which is no failure.
+        Err(error) if error.is::<Unheard>() => ExitCode::SUCCESS,
+        Err(error) => failure(arguments.json, "demo-failed", &format!("{error:#}"), 1),
     }
 }
 
-async fn tell(arguments: &Arguments) -> Result<()> {
-    let mut teller = Teller::new(arguments.json);
+/// Help and version are no failures.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && json {
+        let message = error.render().to_string();
+        return failure(true, "usage", message.trim_start_matches("error: ").trim_end(), 2);
+    }
+    // Printing fails when nobody reads any more.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// As `keyfold` reports its own.
+fn failure(json: bool, code: &str, message: &str, exit: u8) -> ExitCode {
+    match json {
+        true => warn(&json!({"error": {"code": code, "message": message, "exit": exit}})),
+        false => warn(&format_args!("\nkeyfold-demo: {message}")),
+    }
+    ExitCode::from(exit)
+}
+
+/// A closed terminal takes nothing any more.
+fn warn(text: &impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// In a folder of its own.
+async fn play(arguments: &Arguments) -> Result<()> {
     let here = std::env::current_exe()?;
     let binaries = Binaries::in_folder(here.parent().context("no folder")?)?;
-    if arguments.dir.exists() {
-        std::fs::remove_dir_all(&arguments.dir)
-            .with_context(|| format!("cannot empty {}", arguments.dir.display()))?;
+    let folder = &arguments.dir;
+    let _taken = take(folder)?;
+    run(arguments, binaries).await.map_err(|error| match folder.join("cloud.log").exists() {
+        true if !error.is::<Unheard>() => anyhow!("{error:#}\nLogs are in {}", folder.display()),
+        _ => error,
+    })
+}
+
+/// To the story's end or, with `--keep`, until somebody stops it. Its programs end with it: what is
+/// dropped on the way is killed.
+async fn run(arguments: &Arguments, binaries: Binaries) -> Result<()> {
+    let mut stopped = stop_signals()?;
+    let told = tokio::select! {
+        told = tell(arguments, binaries) => told,
+        _ = stopped.wait_for(|stopped| *stopped) => bail!(STOPPED),
+    };
+    let mut deployment = match told {
+        // A signal to all programs of a terminal makes a step fail as well.
+        Err(error) if *stopped.borrow() => return Err(error.context(STOPPED)),
+        told => told?,
+    };
+    if arguments.keep {
+        // Beside the one JSON object of `--json`.
+        warn(&ByHand::new(&deployment)?);
+        stopped.wait_for(|stopped| *stopped).await?;
     }
+    deployment.host.stop()?;
+    deployment.cloud.stop()
+}
+
+const STOPPED: &str = "stopped before the story's end";
+
+/// Becomes true on ctrl-c, SIGTERM, or when the terminal is closed.
+fn stop_signals() -> Result<watch::Receiver<bool>> {
+    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+        .map(signal)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        if let [interrupt, terminate, hang_up] = &mut signals[..] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hang_up.recv() => {}
+            }
+            stop.send_replace(true);
+        }
+    });
+    Ok(stopped)
+}
+
+async fn tell(arguments: &Arguments, binaries: Binaries) -> Result<Deployment> {
+    let mut teller = Teller::new(arguments.json);
     teller.opening();
-    let options = Options { key_cache: arguments.key_cache.clone(), ..Options::default() };
-    let deployment = teller
+    let machine = |image: PathBuf| Place::Machine(Machine { image, cpus: 1, clock: None });
+    let options = Options {
+        key_cache: arguments.key_cache.clone(),
+        place: arguments.image.clone().map_or(Place::Children, machine),
+        ..Options::default()
+    };
+    let mut deployment = teller
         .step(
             "Start a deployment",
             "Dev cloud, host and enclave start as separate processes. The enclave shows its attestation \
@@ -72,38 +154,36 @@ async fn tell(arguments: &Arguments) -> Result<()> {
             Deployment::start(&arguments.dir, binaries, options),
         )
         .await?;
-    let mut deployment = deployment;
-    story::tell(&mut teller, &deployment).await?;
+    story::tell(&mut teller, &mut deployment).await?;
     teller.closing();
-    if arguments.keep {
-        keep(&mut deployment).await?;
-    }
-    Ok(())
+    Ok(deployment)
 }
 
-/// Until ctrl-c.
-async fn keep(deployment: &mut Deployment) -> Result<()> {
-    let cli = deployment.binaries.cli.display();
-    let folder = deployment.folder.display();
-    let url = &deployment.url;
-    println!(
-        "Everything is still running. In another terminal:
+/// What tells a demo's folder from any other, and is locked while a demo runs there.
+const MARKER: &str = ".keyfold-demo";
 
-  alias keyfold='{cli} --as bob'
-  keyfold enroll --deployment {url} --trust-root {folder}/trust-root.json
-  keyfold passkeys create --origin https://example.org < options.json
-  keyfold doctor
-  keyfold --help
-
-The host: {url}/v1/deployment, {url}/openapi.json; for its operator: {admin}/readyz, {admin}/metrics
-Make the outside world fail: curl {control}/dev/fail -d '{{\"service\":\"ledger\",\"mode\":\"down\"}}'
-Logs, databases and keys: {folder}
-
-Ctrl-c stops everything.",
-        admin = deployment.admin_url,
-        control = deployment.endpoints.control.url,
-    );
-    tokio::signal::ctrl_c().await?;
-    deployment.host.stop()?;
-    deployment.cloud.stop()
+/// Takes a folder that is new, empty, or an earlier demo's, and empties it. Nothing else is touched.
+fn take(folder: &Path) -> Result<File> {
+    let name = folder.display();
+    let cannot = || format!("cannot empty {name}");
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {name}"))?;
+    let mut entries = std::fs::read_dir(folder).with_context(cannot)?;
+    let marker = folder.join(MARKER);
+    if entries.next().is_some() && !marker.is_file() {
+        bail!("{name} holds something else than a demo: name another folder with --dir");
+    }
+    let lock = File::options().create(true).truncate(false).write(true).open(&marker)?;
+    if lock.try_lock().is_err() {
+        bail!("a demo is running in {name}: stop it, or name another folder with --dir");
+    }
+    for entry in std::fs::read_dir(folder).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        match path.is_dir() {
+            _ if path == marker => Ok(()),
+            true => std::fs::remove_dir_all(path),
+            false => std::fs::remove_file(path),
+        }
+        .with_context(cannot)?;
+    }
+    Ok(lock)
 }

@@ -6,15 +6,17 @@ use serde_json::Value;
 use webauthn_rs::prelude::Passkey;
 
 use crate::device::Device;
+use crate::recovery;
 use crate::relying_party::{ORIGIN, RelyingParty};
 use crate::teller::Teller;
 
-const SIGN_IN: [&str; 4] = ["passkeys", "sign-in", "--origin", ORIGIN];
+/// Answers a relying party's request options.
+pub(crate) const SIGN_IN: [&str; 4] = ["passkeys", "sign-in", "--origin", ORIGIN];
 /// base64url of a relying party's PRF salt.
 const SALT: &str = "a2V5IG9mIGFuIGVuY3J5cHRlZCBkaWFyeQ";
 
 /// Tells it, on a running deployment.
-pub(crate) async fn tell(teller: &mut Teller, deployment: &Deployment) -> Result<()> {
+pub(crate) async fn tell(teller: &mut Teller, deployment: &mut Deployment) -> Result<()> {
     let site = RelyingParty::new()?;
     let laptop = Device::new("laptop", deployment)?;
     let phone = Device::new("phone", deployment)?;
@@ -31,7 +33,8 @@ pub(crate) async fn tell(teller: &mut Teller, deployment: &Deployment) -> Result
     let passkey = create(teller, &site, &laptop).await?;
     roam(teller, &site, &laptop, &phone, &passkey).await?;
     revoke(teller, &site, &laptop, &phone, &passkey).await?;
-    teller
+    recovery::tell(teller, deployment, &site, &laptop, &passkey).await?;
+    let audit = teller
         .step(
             "Verify the audit trail",
             "Every change of who may use the account is one event, chained, its head anchored in the \
@@ -39,8 +42,9 @@ pub(crate) async fn tell(teller: &mut Teller, deployment: &Deployment) -> Result
              yesterday's.",
             async { laptop.run(&["audit", "--verify"], None) },
         )
-        .await
-        .map(|audit| note_events(teller, &audit))
+        .await?;
+    note_events(teller, &audit);
+    Ok(())
 }
 
 async fn create(teller: &mut Teller, site: &RelyingParty, laptop: &Device) -> Result<Passkey> {
@@ -154,12 +158,35 @@ async fn revoke(
             },
         )
         .await?;
-    teller.note(&format!("the phone was told: {refusal}"));
+    let said = refusal["message"].as_str().unwrap_or_default();
+    teller.note(&format!("the phone was told: {said}"));
     Ok(())
 }
 
+/// What happened. A wrong try is two events, and a run of wrong tries one line.
 fn note_events(teller: &Teller, audit: &Value) {
+    const WRONG: &str = "pin-tried, pin-wrong";
+    let mut lines: Vec<(u64, u64, &str)> = Vec::new();
     for event in audit["events"].as_array().into_iter().flatten() {
-        teller.note(&event.to_string());
+        let version = event["version"].as_u64().unwrap_or_default();
+        let kind = event["kind"].as_str().unwrap_or_default();
+        match lines.last_mut() {
+            Some(tried) if kind == "pin-wrong" && tried.2 == "pin-tried" => {
+                (tried.1, tried.2) = (version, WRONG);
+                if let [.., before, _] = &mut lines[..]
+                    && before.2 == WRONG
+                {
+                    before.1 = version;
+                    lines.pop();
+                }
+            }
+            _ => lines.push((version, version, kind)),
+        }
+    }
+    for (from, to, what) in lines {
+        match from == to {
+            true => teller.note(&format!("version {from}: {what}")),
+            false => teller.note(&format!("versions {from} to {to}: {what}")),
+        }
     }
 }
