@@ -2,6 +2,9 @@
 # Runs every fuzz target, or the named ones, for so many seconds each:
 #
 #   tests/fuzz/run.sh SECONDS [TARGET...]
+#   tests/fuzz/run.sh lint
+#
+# The second runs clippy on them, where they are built: what C libraries they need is compiled once.
 #
 # Needs the workspace's own stable toolchain and a C++ compiler, no cargo-fuzz: libFuzzer's coverage
 # is LLVM's, and stable rustc takes LLVM's arguments. No sanitizer: the core has no unsafe code.
@@ -9,7 +12,7 @@
 # binary lies in the repository. What fails is kept under target/fuzz/artifacts; run it again with
 # `target/fuzz/x86_64-unknown-linux-gnu/release/TARGET FILE`.
 set -euo pipefail
-seconds=${1:?how many seconds for each target}
+seconds=${1:?how many seconds for each target, or lint}
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -33,7 +36,12 @@ flags=(
 # The versions the workspace is locked to, and libfuzzer-sys.
 cp "$root/Cargo.lock" "$here/Cargo.lock"
 cd "$here"
-RUSTFLAGS="${flags[*]}" cargo build --quiet --release --target "$host" --target-dir "$work"
+export RUSTFLAGS="${flags[*]}"
+built=(--release --target "$host" --target-dir "$work")
+if [ "$seconds" = lint ]; then
+    exec cargo clippy "${built[@]}" -- --deny warnings
+fi
+cargo build --quiet "${built[@]}"
 
 for target in "${targets[@]}"; do
     corpus=$work/corpus/$target

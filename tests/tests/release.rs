@@ -11,20 +11,29 @@ use serde_json::Value;
 const TRACES: [&str; 3] = ["KEYFOLD_SIMULATED_CHIP", "SIMULATED", "vcek.key.pk8"];
 
 /// Builds the command line with its default features, apart from the programs of the other tests. Features
-/// make the difference here, not optimisation, so it is built quickly.
+/// make the difference here, not optimisation: what it has in common with those is not built again.
 fn command_line() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
     let apart = target.join("release-check");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--locked", "--package", "keyfold", "--bin", "keyfold"])
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            "fast",
+            "--package",
+            "keyfold",
+            "--bin",
+            "keyfold",
+        ])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace"))
         .env("CARGO_BUILD_BUILD_DIR", target)
         .env("CARGO_TARGET_DIR", &apart)
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "keyfold does not build as a release");
-    apart.join("debug/keyfold")
+    assert!(status.success(), "keyfold does not build without the features of development");
+    apart.join("fast/keyfold")
 }
 
 /// The program of development, beside which the other tests are built.
@@ -53,8 +62,12 @@ fn contains(program: &[u8], trace: &str) -> bool {
 #[test]
 fn a_shipped_enclave_attests_with_the_processor_or_not_at_all() {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let shipped = target.join("image/release/keyfold-enclave");
-    assert!(shipped.is_file(), "{} is missing: `cargo xtask image build`", shipped.display());
+    let shipped = target.join("image/bare/keyfold-enclave");
+    assert!(
+        shipped.is_file(),
+        "{} is missing: `cargo xtask test image` makes it",
+        shipped.display()
+    );
     let simulated = development("keyfold-enclave");
     assert!(text(&run(&shipped, &["--version"]).stdout).trim_end().ends_with("(snp)"));
     assert!(text(&run(&simulated, &["--version"]).stdout).contains("SIMULATED"));
@@ -75,6 +88,24 @@ fn a_shipped_enclave_attests_with_the_processor_or_not_at_all() {
     assert!(refused.stdout.is_empty(), "it said something to the host");
     let why = text(&refused.stderr);
     assert!(why.contains("no SEV-SNP guest"), "it does not say what is missing: {why}");
+}
+
+/// As any other, it would mount over the folders of a whole machine and forbid it its modules.
+#[test]
+fn an_enclave_is_the_first_process_of_a_machine_or_does_nothing() {
+    let enclave = development("keyfold-enclave");
+    // Without the right to do it, in case it tries.
+    let powerless = ["--bounding-set=-all", "--inh-caps=-all"];
+    let mut command = Command::new("setpriv");
+    command.args(powerless).arg(&enclave).args(["machine", "5000"]);
+    let mut refused = command.output().expect("setpriv runs");
+    if text(&refused.stderr).contains("setpriv:") {
+        // Whoever may not give rights up has none.
+        refused = run(&enclave, &["machine", "5000"]);
+    }
+    assert_eq!(refused.status.code(), Some(1));
+    let why = text(&refused.stderr);
+    assert!(why.contains("not the first process of a machine"), "{why}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the host itself costs per sign-in: CPU time of each layer, with an enclave that only pretends.
 //!
-//! `cargo bench -p keyfold-host --profile fast [-- LAYER]`. CPU time, not wall time, so that a busy machine still
+//! `cargo bench -p keyfold-host [-- LAYER]`. CPU time, not wall time, so that a busy machine still
 //! gives useful numbers; the whole process is counted, the pretended enclave and the load included.
 
 #[path = "../tests/host/support.rs"]

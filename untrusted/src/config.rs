@@ -189,8 +189,8 @@ pub enum EnclaveLink {
     Pipe {
         /// Program.
         command: PathBuf,
-        /// Its arguments.
-        #[serde(default)]
+        /// Its arguments; `pipe` makes an enclave speak there.
+        #[serde(default = "pipe")]
         args: Vec<String>,
         /// Its environment, beside the host's PATH: nothing else is inherited.
         #[serde(default)]
@@ -376,6 +376,7 @@ impl Config {
         if self.enclave.is_empty() {
             return Err("at least one [[enclave]] is needed".into());
         }
+        self.check_links()?;
         if self.listen.public == self.listen.admin && self.listen.public.port() != 0 {
             return Err("listen.public and listen.admin must differ".into());
         }
@@ -395,6 +396,30 @@ impl Config {
             return Err("identity.issuer and identity.audience must not be empty".into());
         }
         BaseUrl::parse(&self.identity.issuer).map(drop)
+    }
+
+    /// That each link can be one, and is one.
+    fn check_links(&self) -> Result<(), String> {
+        for (index, link) in self.enclave.iter().enumerate() {
+            match link {
+                EnclaveLink::Socket { path } | EnclaveLink::HybridVsock { socket: path, .. }
+                    if !path.is_absolute() =>
+                {
+                    return Err(format!("[[enclave]] {}: not an absolute path", path.display()));
+                }
+                EnclaveLink::Vsock { cid, .. } if *cid < FIRST_CID || *cid == u32::MAX => {
+                    return Err(format!("[[enclave]] cid = {cid} is no virtual machine's"));
+                }
+                _ => {}
+            }
+            let is_pipe = matches!(link, EnclaveLink::Pipe { .. });
+            if !is_pipe && self.enclave.iter().skip(index + 1).any(|other| other == link) {
+                return Err(format!(
+                    "[[enclave]] twice, and one address serves one link: {link:?}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What the files and directories it names lack; empty when the host can start.
@@ -428,6 +453,13 @@ impl Config {
             )
         })
     }
+}
+
+/// The context ids below are the hypervisor's, the loopback's and the host's.
+const FIRST_CID: u32 = 3;
+
+fn pipe() -> Vec<String> {
+    vec!["pipe".into()]
 }
 
 /// Sets `SECTION__KEY` in a table.

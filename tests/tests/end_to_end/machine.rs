@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keyfold_image::Kind;
 use keyfold_image::command_line::PORT;
 use keyfold_local::{Deployment, Machine, Options, Place};
 use serde_json::{Value, json};
@@ -24,9 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const NO_REQUEST: &[u8] = &[1, 0, 0, 0, 0xff];
 const REFUSED_MALFORMED: &[u8] = &[2, 0, 0, 0, 8, 0];
 
-fn image(kind: Kind) -> PathBuf {
+/// An image that a step of the test command has built.
+fn image(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let folder = target.join("image").join(kind.folder());
+    let folder = target.join("image").join(name);
     let is_built = folder.join("initrd").is_file();
     assert!(is_built, "{} is missing: `cargo xtask test image` makes it", folder.display());
     folder
@@ -35,7 +35,7 @@ fn image(kind: Kind) -> PathBuf {
 async fn deployment(
     name: &str, enclaves: usize, cpus: u8, clock: Option<&'static str>,
 ) -> Deployment {
-    let machine = Machine { image: image(Kind::Development), cpus, clock };
+    let machine = Machine { image: image("development"), cpus, clock };
     let options = Options { enclaves, place: Place::Machine(machine), ..Options::default() };
     common::deployment_with(name, options).await
 }
@@ -66,7 +66,7 @@ fn answer(deployment: &Deployment, port: u32) -> Vec<u8> {
 async fn the_whole_story_is_told_with_the_enclave_in_a_machine() {
     let folder = common::fresh_folder("e2e-machine-story");
     let mut command = Command::new(common::programs().join("keyfold-demo"));
-    command.arg("--json").arg("--dir").arg(&folder).arg("--image").arg(image(Kind::Development));
+    command.arg("--json").arg("--dir").arg(&folder).arg("--image").arg(image("development"));
     command.arg("--key-cache").arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("dev-cloud-keys"));
     let told = command.output().expect("the demo runs: `cargo xtask build` makes it");
     let error = String::from_utf8_lossy(&told.stderr);
@@ -262,7 +262,7 @@ fn console(image: &Path, folder: &Path) -> String {
 
 /// The development image with another command line.
 fn altered(folder: &Path, alter: impl FnOnce(String) -> String) -> PathBuf {
-    let from = image(Kind::Development);
+    let from = image("development");
     for name in ["vmlinuz", "initrd"] {
         std::os::unix::fs::symlink(from.join(name), folder.join(name)).expect("a link");
     }
@@ -274,7 +274,7 @@ fn altered(folder: &Path, alter: impl FnOnce(String) -> String) -> PathBuf {
 #[test]
 fn a_release_image_serves_nobody_without_sev_snp_and_says_so() {
     let folder = common::fresh_folder("e2e-machine-release");
-    let console = console(&image(Kind::Release), &folder);
+    let console = console(&image("bare"), &folder);
     assert!(console.contains("this is no SEV-SNP guest"), "{console}");
     assert!(!console.contains("serving"), "{console}");
 }
@@ -282,7 +282,7 @@ fn a_release_image_serves_nobody_without_sev_snp_and_says_so() {
 #[test]
 fn a_machine_that_dies_prints_no_registers() {
     let folder = common::fresh_folder("e2e-machine-silent");
-    let said = console(&image(Kind::Development), &folder);
+    let said = console(&image("development"), &folder);
     assert!(said.contains("vcek.key.pk8") && !said.contains("RIP"), "{said}");
     // It would be seen.
     let folder = common::fresh_folder("e2e-machine-talks");
@@ -341,7 +341,7 @@ fn runs_acpi_programs(image: &Path, folder: &Path) -> bool {
 #[test]
 fn no_program_in_the_hosts_acpi_tables_is_run() {
     let folder = common::fresh_folder("e2e-machine-acpi");
-    assert!(!runs_acpi_programs(&image(Kind::Development), &folder), "the host's program has run");
+    assert!(!runs_acpi_programs(&image("development"), &folder), "the host's program has run");
     // It would be seen.
     let folder = common::fresh_folder("e2e-machine-acpi-open");
     let open = altered(&folder, |words| words.replacen("=acpi_init,", "=", 1));

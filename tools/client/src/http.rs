@@ -78,6 +78,8 @@ impl Attempts {
     /// What a service may ask to wait, all in all, before the person is asked instead: a machine that
     /// starts again is there by then.
     const LONGEST_WAIT: Duration = Duration::from_secs(45);
+    /// Whoever waits longer is told why.
+    const SILENT_WAIT: Duration = Duration::from_secs(2);
 
     pub(crate) fn new() -> Self {
         Self { made: 0, asked: Duration::ZERO }
@@ -87,9 +89,17 @@ impl Attempts {
     pub(crate) async fn again(&mut self, asked: Option<Duration>) -> bool {
         let (wait, is_over) = match asked {
             Some(wait) => {
+                let was_silent = self.asked <= Self::SILENT_WAIT;
                 // Whoever asks for no wait is not asked for ever.
                 self.asked += wait.max(Duration::from_millis(50));
-                (wait, self.asked > Self::LONGEST_WAIT)
+                let is_over = self.asked > Self::LONGEST_WAIT;
+                if was_silent && !is_over && self.asked > Self::SILENT_WAIT {
+                    let most = Self::LONGEST_WAIT.as_secs();
+                    tracing::warn!(
+                        "the service is busy or starts; waiting for it, {most} s at most"
+                    );
+                }
+                (wait, is_over)
             }
             None => {
                 self.made += 1;

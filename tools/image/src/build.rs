@@ -1,6 +1,7 @@
 //! Building an image: what SEV-SNP direct boot takes, and what of it can be checked.
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -19,6 +20,10 @@ const FIRMWARE: &str = "usr/share/ovmf/OVMF.amdsev.fd";
 pub const ENCLAVE_LIMIT: usize = 3 << 20;
 /// Kernel and initial file system together, in bytes, at most.
 pub const IMAGE_LIMIT: usize = 20 << 20;
+
+/// What is stated about what boots: [`describe`] writes it, and no other image's stays beside a new one.
+const DESCRIPTION: [&str; 5] =
+    ["firmware.fd", "measurements.json", "oci", "sbom.cdx.json", "provenance.json"];
 
 /// The sizes of what was built, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +50,15 @@ pub fn build(workspace: &Workspace, kind: Kind, out: &Path, say: &dyn Fn(&str)) 
     say("compiling keyfold-enclave; the first time takes some minutes");
     let enclave = compile::enclave(workspace, kind)?;
     let initrd = initrd::archive(enclave.clone(), &kernel.modules).to_bytes()?;
+    let sizes = Sizes { enclave: enclave.len(), kernel: kernel.image.len(), initrd: initrd.len() };
+    sizes.check()?;
     let out = Folder::new(out)?;
+    out.forget()?;
     out.write(initrd::ENCLAVE, &enclave)?;
     fs::set_permissions(out.0.join(initrd::ENCLAVE), Permissions::from_mode(0o755))?;
     out.write("vmlinuz", &kernel.image)?;
     out.write("initrd", &initrd)?;
     out.write("cmdline", command_line(kind).as_bytes())?;
-    let sizes = Sizes { enclave: enclave.len(), kernel: kernel.image.len(), initrd: initrd.len() };
-    sizes.check()?;
     Ok(sizes)
 }
 
@@ -66,14 +72,15 @@ pub fn describe(workspace: &Workspace, out: &Path, say: &dyn Fn(&str)) -> Result
     let pins = &Pins::read(&workspace.root)?;
     let out = Folder::new(out)?;
     let firmware = firmware(workspace, pins)?;
-    out.write("firmware.fd", &firmware)?;
-    let firmware = out.0.join("firmware.fd");
+    let [firmware_name, measurements_name, container, bill, provenance_name] = DESCRIPTION;
+    out.write(firmware_name, &firmware)?;
+    let firmware = out.0.join(firmware_name);
     let measured = measurements::of(out.0, &firmware, &measurements::published())?;
-    out.write_json("measurements.json", &measured)?;
+    out.write_json(measurements_name, &measured)?;
     say("describing it");
-    oci::write(&out.0.join("oci"), &fs::read(out.0.join(initrd::ENCLAVE))?)?;
-    out.write_json("sbom.cdx.json", &sbom::bill(workspace, pins)?)?;
-    out.write_json("provenance.json", &provenance::statement(workspace, pins, out.0)?)
+    oci::write(&out.0.join(container), &fs::read(out.0.join(initrd::ENCLAVE))?)?;
+    out.write_json(bill, &sbom::bill(workspace, pins)?)?;
+    out.write_json(provenance_name, &provenance::statement(workspace, pins, out.0)?)
 }
 
 /// The named firmware, or the pinned one.
@@ -94,6 +101,21 @@ impl<'a> Folder<'a> {
     fn new(path: &'a Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
+    }
+
+    /// Removes what an earlier image was described with.
+    fn forget(&self) -> Result<()> {
+        for path in DESCRIPTION.map(|name| self.0.join(name)) {
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| path.display().to_string());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {

@@ -73,17 +73,33 @@ const DEVELOPMENT: [Word; 2] = [
     ),
 ];
 
-/// The command line. What follows `--` are the enclave's arguments.
+/// What follows: the enclave's arguments, the last of which is [`PORT`].
+const ARGUMENTS: [Word; 3] = [
+    ("--", "what follows is the enclave's, not the kernel's"),
+    ("machine", "serves one link for each vCPU, each from a process of its own"),
+    ("5000", "the vsock port of the first link; the next ones follow"),
+];
+
+/// The command line.
 pub fn command_line(kind: Kind) -> String {
-    let words = words(kind).into_iter().map(|(word, _)| format!("{word} "));
-    words.collect::<String>() + &format!("-- machine {PORT}")
+    words(kind).iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
 }
 
-/// Its words before `--`, in order.
+/// Its words, in order.
 pub fn words(kind: Kind) -> Vec<Word> {
     let development: &[Word] = match kind {
         Kind::Release => &[],
         Kind::Development => &DEVELOPMENT,
     };
-    [&WORDS, development].concat()
+    [&WORDS, development, &ARGUMENTS].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_is_the_port() {
+        assert!(command_line(Kind::Release).ends_with(&format!(" -- machine {PORT}")));
+    }
 }

@@ -1,7 +1,7 @@
 //! Compiling the enclave so that the same source gives the same bytes: in whatever folder, by whomever, with however
 //! many jobs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,6 +43,9 @@ const ENVIRONMENT: [&str; 13] = [
 const OPTIMISED_OTHERWISE: [(&str, &str); 4] =
     [("aws-lc-sys", "'s'"), ("libcrux-ml-kem", "2"), ("nix", "'s'"), ("sev", "'s'")];
 
+/// What a program with the software chip says when asked its version.
+const SIMULATED: &[u8] = b"SIMULATED: protects nothing";
+
 /// Compiles the enclave: static, without symbols, without the paths of this machine. Returns the program's bytes.
 ///
 /// # Errors
@@ -50,6 +53,10 @@ const OPTIMISED_OTHERWISE: [(&str, &str); 4] =
 pub fn enclave(workspace: &Workspace, kind: Kind) -> Result<Vec<u8>> {
     check_compiler(workspace)?;
     let folder = workspace.target.join("image/cargo");
+    // Both kinds are compiled to one file: nobody else's is read for this one's.
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let one_at_a_time = File::create(folder.join("lock"))?;
+    one_at_a_time.lock()?;
     let mut cargo = cargo(workspace)?;
     cargo.args(["build", "--locked", "--release", "--target", TARGET]);
     cargo.args(["--package", "keyfold-trusted", "--bin", "keyfold-enclave"]);
@@ -67,7 +74,18 @@ pub fn enclave(workspace: &Workspace, kind: Kind) -> Result<Vec<u8>> {
     let program = folder.join(TARGET).join("release/keyfold-enclave");
     let content = fs::read(&program).with_context(|| program.display().to_string())?;
     check_paths(&content, &prefixes)?;
+    check_kind(&content, kind)?;
     Ok(content)
+}
+
+/// Only a development image holds a program with the software chip.
+fn check_kind(program: &[u8], kind: Kind) -> Result<()> {
+    let is_simulated = program.windows(SIMULATED.len()).any(|part| part == SIMULATED);
+    ensure!(
+        is_simulated == (kind == Kind::Development),
+        "keyfold-enclave was compiled for the other kind of image"
+    );
+    Ok(())
 }
 
 /// A folder's name in the program would make it another program in another folder.
@@ -226,6 +244,15 @@ fn check_compiler(workspace: &Workspace) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_of_the_other_kind_is_refused() {
+        let simulated = [b"keyfold-enclave 1 (", SIMULATED, b")"].concat();
+        check_kind(b"keyfold-enclave 1 (snp)", Kind::Release).unwrap();
+        check_kind(&simulated, Kind::Development).unwrap();
+        check_kind(b"keyfold-enclave 1 (snp)", Kind::Development).unwrap_err();
+        check_kind(&simulated, Kind::Release).unwrap_err();
+    }
 
     #[test]
     fn a_program_that_names_a_folder_of_this_machine_is_refused() {

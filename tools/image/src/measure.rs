@@ -92,6 +92,9 @@ pub enum Features {
 }
 
 impl Features {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Snp, Self::SnpDebugSwap];
+
     /// The register.
     pub fn bits(self) -> u64 {
         match self {

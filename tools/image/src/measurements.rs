@@ -24,7 +24,7 @@ pub fn of(image: &Path, firmware: &Path, vcpus: &[NonZeroU32]) -> Result<Value> 
     let mut measurements = Vec::new();
     for vcpu_type in VcpuType::ALL {
         for &vcpus in vcpus {
-            for features in [Features::Snp, Features::SnpDebugSwap] {
+            for features in Features::ALL {
                 let measurement = measure(&Launch {
                     firmware: firmware.to_owned(),
                     kernel: kernel.clone(),

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Builder, Kind, Revision, Workspace, build, compile, run};
+use crate::measure::{Features, VcpuType};
+use crate::{Builder, Kind, Revision, Workspace, build, compile, measurements, run};
 
 use compare::files_below;
 
@@ -27,6 +28,7 @@ pub fn verify(
     if !revision.clean {
         say("what is not committed is NOT verified");
     }
+    published.map_or(Ok(()), check_published)?;
     let folder = workspace.target.join("image/verify");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -66,6 +68,24 @@ pub fn verify(
         fs::remove_dir_all(&done).with_context(|| done.display().to_string())?;
     }
     Ok(one.clone())
+}
+
+/// Refuses what no build could be the same as, before minutes of work and not after.
+fn check_published(published: &Path) -> Result<()> {
+    let all = VcpuType::ALL.len() * measurements::VCPUS.len() * Features::ALL.len();
+    let path =
+        if published.is_dir() { published.join("measurements.json") } else { published.to_owned() };
+    let content = fs::read(&path).with_context(|| path.display().to_string())?;
+    let content = serde_json::from_slice::<serde_json::Value>(&content)
+        .with_context(|| format!("{} is no measurements.json", path.display()))?;
+    let listed = content["measurements"].as_array().map_or(0, Vec::len);
+    ensure!(
+        listed == all,
+        "{} lists {listed} measurements, a build {all}: what is compared is the measurements.json that \
+         `image build` leaves, not a selection of `image measure`",
+        path.display()
+    );
+    Ok(())
 }
 
 /// A copy of the committed source, to be built there.

@@ -62,6 +62,11 @@ impl Workspace {
     pub fn output(&self, kind: Kind) -> PathBuf {
         self.target.join("image").join(kind.folder())
     }
+
+    /// Where a release image goes of which only what boots is built: never over one that is described.
+    pub fn bare(&self) -> PathBuf {
+        self.target.join("image/bare")
+    }
 }
 
 impl Revision {

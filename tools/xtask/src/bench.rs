@@ -13,7 +13,6 @@ use crate::{image, shell};
 pub(crate) fn run(quick: bool, as_json: bool) -> Result<()> {
     eprintln!("Building release programs");
     build::development(Profile::Release)?;
-    build::local(Profile::Release)?;
     image::build("--development")?;
     let mut cargo = shell::cargo();
     cargo.args(["bench", "--locked", "--package", "keyfold-tests", "--bench", "core", "--"]);

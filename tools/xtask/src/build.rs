@@ -29,12 +29,16 @@ impl Profile {
     }
 }
 
-/// The programs of a deployment on this machine.
+/// The programs of a deployment on this machine, and those that start them.
 pub(crate) fn development(profile: Profile) -> Result<()> {
+    eprintln!("== 1 of 3: keyfold-enclave");
     enclave(profile)?;
+    eprintln!("== 2 of 3: keyfold-host");
     build(profile, &["--package", "keyfold-host"])?;
-    build(profile, &["--package", "keyfold-dev-cloud"])?;
-    build(profile, &["--package", "keyfold", "--features", "development"])
+    eprintln!("== 3 of 3: keyfold, the dev cloud, and what starts all of them");
+    let rest =
+        ["--package", "keyfold", "--package", "keyfold-dev-cloud", "--package", "keyfold-local"];
+    build(profile, &[&rest[..], &["--features", "keyfold/development"]].concat())
 }
 
 /// The enclave with the simulated chip. Built alone, so that no other package's features reach it.
@@ -43,7 +47,7 @@ fn enclave(profile: Profile) -> Result<()> {
     build(profile, &[&program[..], &["--features", "simulated"]].concat())
 }
 
-/// The programs that tell the demo's story and boot a machine.
+/// The programs that start others, alone.
 pub(crate) fn local(profile: Profile) -> Result<()> {
     build(profile, &["--package", "keyfold-local"])
 }

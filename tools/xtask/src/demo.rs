@@ -14,9 +14,8 @@ pub(crate) use arguments::Arguments;
 
 /// Builds release programs and becomes the one that plays the story: a signal to this process is its.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    eprintln!("Building release programs; the first time takes some minutes.");
+    eprintln!("Building release programs; the first time takes ten minutes and more.");
     build::development(Profile::Release)?;
-    build::local(Profile::Release)?;
     let program = Profile::Release.folder().join("keyfold-demo");
     let mut demo = shell::command(&program.display().to_string());
     let Arguments { keep, json, dir, image, key_cache } = arguments;

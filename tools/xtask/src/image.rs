@@ -1,14 +1,15 @@
 //! The confidential VM's image, which `keyfold-image` builds and checks.
 
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::shell;
 
-/// Runs it with these arguments, in the caller's folder.
+/// Becomes it, with these arguments, in the caller's folder.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    shell::run(program().args(arguments))
+    Err(program().args(arguments).exec()).context("cannot start keyfold-image")
 }
 
 /// Builds an image for another task, whose own output stays its own.

@@ -50,7 +50,7 @@ enum Task {
         #[command(flatten)]
         arguments: demo::Arguments,
         /// Boot the release image instead, which serves nobody without SEV-SNP, and print what it says
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["keep", "json", "dir", "image"])]
         release: bool,
     },
     /// Build the confidential VM's image, measure it, or build it twice and compare.

@@ -31,17 +31,22 @@ pub(crate) fn run(only: &[String]) -> Result<()> {
         bail!("no step {name:?}; there are: {}", names.join(", "));
     }
     let mut report = Vec::new();
+    let mut outcome = Ok(());
     for (name, work) in STEPS {
         if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
             continue;
         }
         eprintln!("\n== {name}");
         let start = Instant::now();
-        work().with_context(|| format!("step {name:?}"))?;
+        outcome = work().with_context(|| format!("step {name:?}"));
         report.push((name, start.elapsed().as_secs_f64()));
+        if outcome.is_err() {
+            break;
+        }
     }
     eprintln!();
     report.iter().for_each(|(name, seconds)| eprintln!("{name:<16} {seconds:>7.1} s"));
+    outcome?;
     if !shell::root().join("../shared/vectors").is_dir() {
         eprintln!(
             "NOT RUN: the published receipts, reports and endorsements. They are read from \
@@ -53,6 +58,15 @@ pub(crate) fn run(only: &[String]) -> Result<()> {
 
 /// What the tests need and a machine may lack. Asks before nothing: this runs where nobody is.
 fn install() -> Result<()> {
+    // The one waits for the network, the other for the processor.
+    std::thread::scope(|scope| {
+        let packages = scope.spawn(install_packages);
+        install_crates()?;
+        packages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn install_packages() -> Result<()> {
     let missing: Vec<_> =
         [("node", "nodejs"), ("npm", "npm"), ("python3", "python3"), ("g++", "g++"), QEMU]
             .into_iter()
@@ -60,15 +74,19 @@ fn install() -> Result<()> {
             .map(|(_, package)| package)
             .chain((!shell::has_python_venv()).then_some("python3-venv"))
             .collect();
-    if !missing.is_empty() {
-        if !shell::has("apt-get") {
-            bail!("install these first: {}", missing.join(", "));
-        }
-        shell::run(shell::command("apt-get").args(["update", "--quiet"]))?;
-        let mut install = shell::command("apt-get");
-        install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(missing);
-        shell::run(&mut install)?;
+    if missing.is_empty() {
+        return Ok(());
     }
+    if !shell::has("apt-get") {
+        bail!("install these first: {}", missing.join(", "));
+    }
+    shell::run(shell::command("apt-get").args(["update", "--quiet"]))?;
+    let mut install = shell::command("apt-get");
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(missing);
+    shell::run(&mut install)
+}
+
+fn install_crates() -> Result<()> {
     // The second carries the traffic of a machine: optimised.
     for (program, how) in [("cargo-nextest", &["--debug"][..]), ("vhost-device-vsock", &[])] {
         if !shell::has(program) {
@@ -84,6 +102,9 @@ const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 /// Packages that are built apart from the workspace, by their folder: what the workspace's own steps
 /// do not see. Each borrows the workspace's lock file.
 const APART: [&str; 2] = ["tests/fuzz", "tests/no-alloc"];
+
+/// Builds the fuzz targets, and lints or runs them.
+const FUZZ: &str = "tests/fuzz/run.sh";
 
 fn format() -> Result<()> {
     shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
@@ -105,16 +126,12 @@ fn lint() -> Result<()> {
     clippy(&["--package", "keyfold-trusted", "--no-default-features", "--lib"])?;
     clippy(&["--package", "keyfold-trusted"])?;
     clippy(&["--package", "keyfold-attestation-policy", "--all-targets"])?;
-    APART.iter().try_for_each(|folder| lint_apart(folder))
-}
-
-/// Clippy in a package apart, as it is built: for release. The folder for its results is shared: they
-/// have most crates in common.
-fn lint_apart(folder: &str) -> Result<()> {
-    let folder = shell::root().join(folder);
+    // The packages apart, each where it is built: what its build scripts make is made once.
+    shell::run(shell::command("bash").args([FUZZ, "lint"]))?;
+    let folder = shell::root().join("tests/no-alloc");
     std::fs::copy(shell::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
     let mut cargo = shell::cargo();
-    cargo.args(["clippy", "--release", "--target-dir"]).arg(shell::target().join("apart"));
+    cargo.args(["clippy", "--release", "--target-dir"]).arg(shell::target().join("no-alloc"));
     shell::run(cargo.args(["--", "--deny", "warnings"]).current_dir(folder))
 }
 
@@ -156,6 +173,5 @@ fn documentation() -> Result<()> {
 
 /// Runs each fuzz target for so many seconds.
 pub(crate) fn fuzz(seconds: u32) -> Result<()> {
-    let script = shell::root().join("tests/fuzz/run.sh");
-    shell::run(shell::command("bash").arg(script).arg(seconds.to_string()))
+    shell::run(shell::command("bash").arg(FUZZ).arg(seconds.to_string()))
 }

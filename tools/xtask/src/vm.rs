@@ -23,10 +23,11 @@ pub(crate) fn run(arguments: demo::Arguments, release: bool) -> Result<()> {
         let image = arguments.image.or(Some(images.join("development")));
         return demo::run(&demo::Arguments { image, ..arguments });
     }
+    eprintln!("Building keyfold-vm for release; the first time takes some minutes.");
     build::local(Profile::Release)?;
     let program = Profile::Release.folder().join("keyfold-vm");
     let mut vm = shell::command(&program.display().to_string());
-    vm.arg("--once").arg("--image").arg(images.join("release"));
+    vm.arg("--once").arg("--image").arg(images.join("bare"));
     vm.arg("--dir").arg(images.join("machine"));
     Err(vm.exec()).context("cannot start keyfold-vm")
 }

@@ -10,7 +10,7 @@ use keyfold_protocol::limits::{FRAME, REPORT};
 use keyfold_protocol::wire;
 use keyfold_trusted::{Core, Platform, PlatformError, RELEASE_MODULUS, RootKey};
 
-use crate::transport::{BATCH, Link, run};
+use crate::transport::{self, BATCH, Link, run};
 
 /// Gives nothing: a core that was not configured asks for nothing.
 struct Nothing;
@@ -164,4 +164,25 @@ fn a_link_ends_well_only_between_frames() {
     }
     let (ended, batches) = served(&[]);
     assert!(ended.is_ok() && batches.is_empty(), "no frame at all");
+}
+
+#[test]
+fn a_socket_takes_the_place_of_a_socket_and_of_nothing_else() -> io::Result<()> {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let name = format!("keyfold-enclave-{}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let place = path.display().to_string();
+    std::fs::write(&path, "somebody's")?;
+    assert!(transport::socket(&place).is_err_and(|it| it.kind() == io::ErrorKind::AddrInUse));
+    assert_eq!(std::fs::read(&path)?, b"somebody's");
+    std::fs::remove_file(&path)?;
+
+    // What a process leaves that was killed.
+    drop(UnixListener::bind(&path)?);
+    let enclave = std::thread::spawn(move || transport::socket(&place).map(drop));
+    while UnixStream::connect(&path).is_err() {
+        std::thread::yield_now();
+    }
+    enclave.join().map_err(|_| io::Error::other("it panicked"))??;
+    std::fs::remove_file(&path)
 }

@@ -72,9 +72,8 @@ fn the_environment_overrides_every_kind_of_value() {
     assert_eq!(config.limits.connections, 7);
     assert_eq!(config.identity.algorithms, [Algorithm::ES256, Algorithm::EdDSA]);
     assert_eq!(config.deployment.name.as_str(), "2026");
-    assert!(
-        matches!(&config.enclave[..], [EnclaveLink::Pipe { command, .. }] if command == Path::new("x"))
-    );
+    assert!(matches!(&config.enclave[..], [EnclaveLink::Pipe { command, args, .. }]
+            if command == Path::new("x") && args == &["pipe"]));
 }
 
 #[test]
@@ -92,6 +91,13 @@ fn wrong_values_are_refused_by_name() {
         ("AZURE__KEY_WRAP", "AES", "is none of CKM_RSA_AES_KEY_WRAP"),
         ("DEPLOYMENT__FRESH_READ", "never", "`reports` or `always`"),
         ("ENCLAVE", "[]", "at least one [[enclave]]"),
+        ("ENCLAVE", r#"[{transport = "socket", path = "enclave"}]"#, "not an absolute path"),
+        ("ENCLAVE", r#"[{transport = "vsock", cid = 2, port = 1}]"#, "no virtual machine's"),
+        (
+            "ENCLAVE",
+            r#"[{transport = "socket", path = "/x"}, {transport = "socket", path = "/x"}]"#,
+            "one address serves one link",
+        ),
         ("LISTEN__ADMIN", "127.0.0.1:8440", "must differ"),
         ("LIMITS__CONNECTIONS", "0", "must not be 0"),
         ("LIMITS__SPEED", "9", "unknown field `speed`"),

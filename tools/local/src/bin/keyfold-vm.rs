@@ -4,6 +4,7 @@
 //! how); this starts it without, for development and tests: nothing in it is confidential.
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
@@ -16,7 +17,8 @@ use clap::Parser;
 /// confidential.
 ///
 /// In DIR: `vsock`, the socket that a host connects to (transport = "hybrid-vsock"); `console.log`, what
-/// the machine says; `qmp`, QEMU's monitor; `machine.log`, what the programs around it say.
+/// the machine says; `qmp`, QEMU's monitor; `machine.log`, what the programs around it say; `booted`, the
+/// image's initrd and the chip. One machine for each folder.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -24,7 +26,7 @@ struct Arguments {
     #[arg(long)]
     image: PathBuf,
     /// Where sockets and logs go
-    #[arg(long)]
+    #[arg(long, value_parser = without_comma)]
     dir: PathBuf,
     /// A dev cloud's chip, for a development image to attest with
     #[arg(long)]
@@ -49,6 +51,11 @@ struct Arguments {
     qemu: Vec<String>,
 }
 
+/// QEMU's options are lists with commas.
+fn without_comma(path: &str) -> Result<PathBuf, &'static str> {
+    if path.contains(',') { Err("QEMU takes no path with a comma") } else { Ok(path.into()) }
+}
+
 /// A machine that ends sooner has not come up: no hurry to start it again.
 const SHORT: Duration = Duration::from_secs(2);
 /// How long the vsock device may take to listen.
@@ -69,24 +76,36 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let dir = &arguments.dir;
     fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let lock = File::create(dir.join("lock")).with_context(|| dir.display().to_string())?;
+    lock.try_lock().with_context(|| format!("{} is another machine's", dir.display()))?;
     let machine = Machine::new(arguments)?;
     // An earlier run's.
     let _ = fs::remove_file(dir.join("console.log"));
     let processor = if arguments.kvm { "KVM" } else { "QEMU's emulation" };
-    println!("keyfold-vm: {processor} runs the machine; nothing in it is confidential");
+    say(&format!("keyfold-vm: {processor} runs the machine; nothing in it is confidential\n"));
     loop {
         let started = Instant::now();
         let ended = machine.boot()?;
         let lived = started.elapsed();
         let log = dir.join(if lived < SHORT { "machine.log" } else { "console.log" });
         let more = log.display();
-        println!("keyfold-vm: the machine ended ({ended}) after {lived:.1?}; {more} says more");
+        say(&format!(
+            "keyfold-vm: the machine ended ({ended}) after {lived:.1?}; {more} says more\n"
+        ));
         if arguments.once {
-            print!("{}", fs::read_to_string(dir.join("console.log"))?);
+            ensure!(ended.success(), "QEMU failed; {} says why", dir.join("machine.log").display());
+            let console = dir.join("console.log");
+            let said = fs::read(&console).with_context(|| console.display().to_string())?;
+            say(&String::from_utf8_lossy(&said));
             return Ok(());
         }
         sleep(SHORT.saturating_sub(lived));
     }
+}
+
+/// To whoever still reads.
+fn say(text: &str) {
+    let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
 struct Machine<'a> {
@@ -101,7 +120,7 @@ impl<'a> Machine<'a> {
         let read = |name: &str| {
             let path = arguments.image.join(name);
             fs::read(&path).with_context(|| {
-                format!("{}: `cargo xtask image build --development` makes it", path.display())
+                format!("{}: `cargo xtask image build` makes images", path.display())
             })
         };
         read("vmlinuz")?;
@@ -109,7 +128,8 @@ impl<'a> Machine<'a> {
         if let Some(chip) = &arguments.chip {
             content.extend(keyfold_image::initrd::chip_archive(chip)?);
         }
-        let initrd = arguments.dir.join("initrd");
+        // Not the name it has in an image's folder, which this may be.
+        let initrd = arguments.dir.join("booted");
         fs::write(&initrd, content).with_context(|| initrd.display().to_string())?;
         let command_line = String::from_utf8(read("cmdline")?).context("cmdline is no text")?;
         Ok(Self { arguments, initrd, command_line })

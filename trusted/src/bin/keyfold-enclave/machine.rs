@@ -5,10 +5,9 @@
 //! and the machine starts again.
 
 use std::fs::{self, File};
-use std::io;
-use std::process::Command;
-use std::thread;
+use std::process::{self, Command};
 use std::time::Duration;
+use std::{io, thread};
 
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -18,13 +17,16 @@ use crate::platform::System;
 /// Serves ports from this one on, as many as the machine has processors. Ends only with an error:
 /// where the machine cannot attest, it serves nobody.
 pub(crate) fn run(first: u32) -> io::Result<()> {
+    // Anywhere else it would mount over what is there, and forbid a whole machine its modules.
+    if process::id() != 1 {
+        return Err(io::Error::other("this is not the first process of a machine"));
+    }
     for (file_system, place) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         reach(file_system, place)?;
     }
-    let modules = fs::read_dir("/modules")?.map(|entry| Ok(entry?.path()));
-    let mut modules = modules.collect::<io::Result<Vec<_>>>()?;
-    modules.sort();
-    for module in modules {
+    let mut modules = fs::read_dir("/modules")?.collect::<io::Result<Vec<_>>>()?;
+    modules.sort_by_key(fs::DirEntry::path);
+    for module in modules.iter().map(fs::DirEntry::path) {
         // One whose device is missing refuses to load. Whether it was needed shows below.
         if let Err(error) = finit_module(File::open(&module)?, c"", ModuleInitFlags::empty()) {
             eprintln!("keyfold-enclave: {}: {error}", module.display());

@@ -4,7 +4,7 @@
 //! leave in batches.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::{fs::FileTypeExt, net::UnixListener};
 
 use keyfold_protocol::limits::FRAME;
 use keyfold_trusted::{Core, Platform};
@@ -21,9 +21,11 @@ pub(crate) fn pipe() -> Link {
     Link { from_host: Box::new(io::stdin().lock()), to_host: Box::new(io::stdout().lock()) }
 }
 
-/// The first connection to a Unix socket, over whatever an earlier process left there.
+/// The first connection to a Unix socket, over one that an earlier process left there.
 pub(crate) fn socket(path: &str) -> io::Result<Link> {
-    let _ = std::fs::remove_file(path);
+    if std::fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
+    }
     let (stream, _) = UnixListener::bind(path)?.accept()?;
     Ok(Link { from_host: Box::new(stream.try_clone()?), to_host: Box::new(stream) })
 }
@@ -37,15 +39,13 @@ pub(crate) fn vsock(port: u32) -> io::Result<Link> {
 /// Replies that leave together, at most, while more frames wait.
 pub(crate) const BATCH: usize = 8;
 const LENGTH: usize = 4;
-/// Read at once, at most: many requests.
-const READ: usize = FRAME;
 
 /// Answers frames until the host closes the link.
 pub(crate) fn run<P: Platform>(mut link: Link, core: &mut Core<P>) -> io::Result<()> {
-    let mut from_host = BufReader::with_capacity(READ, link.from_host);
+    let mut from_host = BufReader::with_capacity(FRAME, link.from_host);
     let mut frame = Vec::with_capacity(FRAME);
     let mut out = Box::new([0; FRAME]);
-    let mut replies = Vec::with_capacity(READ);
+    let mut replies = Vec::with_capacity(FRAME);
     let mut waiting = 0_usize;
     while next_frame(&mut from_host, &mut frame)? {
         let written = core.handle(&frame, &mut out);

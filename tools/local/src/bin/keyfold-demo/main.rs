@@ -144,13 +144,22 @@ async fn tell(arguments: &Arguments, binaries: Binaries) -> Result<Deployment> {
         place: arguments.image.clone().map_or(Place::Children, machine),
         ..Options::default()
     };
+    let parts = match &arguments.image {
+        None => "Dev cloud, host and enclave start as separate processes.",
+        Some(_) => {
+            "Dev cloud and host start as processes, the enclave alone in a virtual machine that QEMU \
+             emulates: no disk, no network, no other program, and a vsock to the host."
+        }
+    };
     let mut deployment = teller
         .step(
             "Start a deployment",
-            "Dev cloud, host and enclave start as separate processes. The enclave shows its attestation \
-             report; the attestation service checks it; the key vault releases the root key to exactly \
-             this program under exactly this configuration. Two offline keys then sign the statement \
-             that says which program and which root key clients are to expect.",
+            &format!(
+                "{parts} The enclave shows its attestation report; the attestation service checks it; \
+                 the key vault releases the root key to exactly this program under exactly this \
+                 configuration. Two offline keys then sign the statement that says which program and \
+                 which root key clients are to expect."
+            ),
             Deployment::start(&arguments.dir, binaries, options),
         )
         .await?;
