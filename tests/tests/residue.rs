@@ -337,8 +337,9 @@ fn residue_is_seen() {
 
     // A library that does not clean up, really: ring, called without the core around it.
     on_stack(&mut stack, || {
-        let key = ring::signature::Ed25519KeyPair::from_seed_unchecked(&secret);
-        black_box(key.is_ok())
+        let mut hashed = ring::digest::Context::new(&ring::digest::SHA512);
+        hashed.update(&secret);
+        black_box(hashed).finish().as_ref().first().copied()
     });
     assert_eq!(needles.found_in(&stack), Some("the secret"));
 }
