@@ -46,7 +46,7 @@ steps! {
         "Is the program or the confidential VM there? Its own log lines say why it does not start.";
     /// First frame.
     Configure 12 "Configure"
-        "Are host and enclave of one release?";
+        "Are host and enclave of one release, and does a pipe's enclave get the argument `pipe`?";
     /// The enclave's evidence for the key.
     ReleaseClaims 13 "ReleaseClaims"
         "The enclave's log names why it has no report: no SEV-SNP guest, no driver, no random source.";

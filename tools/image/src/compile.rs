@@ -53,10 +53,11 @@ const SIMULATED: &[u8] = b"SIMULATED: protects nothing";
 pub fn enclave(workspace: &Workspace, kind: Kind) -> Result<Vec<u8>> {
     check_compiler(workspace)?;
     let folder = workspace.target.join("image/cargo");
-    // Both kinds are compiled to one file: nobody else's is read for this one's.
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let one_at_a_time = File::create(folder.join("lock"))?;
-    one_at_a_time.lock()?;
+    // Both kinds are compiled to one file: nobody else's is read for this one's. Not in the folder itself,
+    // which is whoever compiles's.
+    let lock = workspace.target.join("image.lock");
+    let lock = File::create(&lock).with_context(|| lock.display().to_string())?;
+    lock.lock()?;
     let mut cargo = cargo(workspace)?;
     cargo.args(["build", "--locked", "--release", "--target", TARGET]);
     cargo.args(["--package", "keyfold-trusted", "--bin", "keyfold-enclave"]);

@@ -19,6 +19,8 @@ pub(crate) struct ByHand {
     url: String,
     admin: String,
     control: String,
+    /// What the machine says, where there is one.
+    console: Option<String>,
 }
 
 impl ByHand {
@@ -33,13 +35,17 @@ impl ByHand {
             url: deployment.url.clone(),
             admin: deployment.admin_url.clone(),
             control: deployment.endpoints.control.url.clone(),
+            console: Some(deployment.machine_folder().join("console.log"))
+                .filter(|console| console.is_file())
+                .map(|console| quoted(&console)),
         })
     }
 }
 
 impl fmt::Display for ByHand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cli, folder, url, admin, control } = self;
+        let Self { cli, folder, url, admin, control, console } = self;
+        let console = console.as_ref().map(|path| format!("The machine's console: {path}\n"));
         let shell = |store: &str| {
             format!(
                 "  export KEYFOLD_HOME={folder}/{store}\n  keyfold() {{ {cli} --as bob \"$@\"; }}"
@@ -78,9 +84,10 @@ For its operator: {admin}/readyz
 Make the outside world fail, and mend it:
   curl {control}/dev/fail -d '{{\"service\":\"ledger\",\"mode\":\"down\"}}'
   curl -X DELETE {control}/dev/fail
-Logs, databases and keys: {folder}
+{console}Logs, databases and keys: {folder}
 
 Ctrl-c stops everything.",
+            console = console.unwrap_or_default(),
             first = shell("bob-laptop"),
             second = shell("bob-phone"),
             third = shell("bob-tablet"),
@@ -130,6 +137,7 @@ mod tests {
             url: "http://127.0.0.1:1".into(),
             admin: "http://127.0.0.1:2".into(),
             control: "http://127.0.0.1:3".into(),
+            console: Some(quoted(&Path::new(folder).join("machine/console.log"))),
         };
         let text = by_hand.to_string();
         let lines: Vec<&str> = text.lines().collect();
