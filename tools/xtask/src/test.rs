@@ -1,5 +1,6 @@
 //! Everything that has to hold before a change lands.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -114,25 +115,28 @@ fn format() -> Result<()> {
 }
 
 fn lint() -> Result<()> {
-    let clippy = |arguments: &[&str]| {
+    let clippy = |folder: &Path, arguments: &[&str]| {
         let mut cargo = shell::cargo();
-        // The tests' profile, for what build scripts compile: C libraries, once for all steps.
-        cargo.args(["clippy", "--locked", "--profile", "fast"]).args(arguments);
-        cargo.args(["--", "--deny", "warnings"]);
-        shell::run(&mut cargo)
+        cargo.arg("clippy").args(arguments).args(["--", "--deny", "warnings"]);
+        shell::run(cargo.current_dir(folder))
     };
-    clippy(&["--workspace", "--all-targets"])?;
-    // What unified features hide: each of these as it is built alone.
-    clippy(&["--package", "keyfold-trusted", "--no-default-features", "--lib"])?;
-    clippy(&["--package", "keyfold-trusted"])?;
-    clippy(&["--package", "keyfold-attestation-policy", "--all-targets"])?;
+    // The tests' profile, for what build scripts compile: C libraries, once for all steps.
+    let fast = ["--locked", "--profile", "fast", "--all-targets"];
+    let root = shell::root();
+    clippy(&root, &[&fast[..], &["--workspace"]].concat())?;
+    // What unified features hide: these as they are built alone.
+    let alone = ["--package", "keyfold-trusted", "--package", "keyfold-attestation-policy"];
+    clippy(&root, &[&fast[..], &alone].concat())?;
     // The packages apart, each where it is built: what its build scripts make is made once.
     shell::run(shell::command("bash").args([FUZZ, "lint"]))?;
-    let folder = shell::root().join("tests/no-alloc");
-    std::fs::copy(shell::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
-    let mut cargo = shell::cargo();
-    cargo.args(["clippy", "--release", "--target-dir"]).arg(shell::target().join("no-alloc"));
-    shell::run(cargo.args(["--", "--deny", "warnings"]).current_dir(folder))
+    let folder = root.join("tests/no-alloc");
+    std::fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock"))?;
+    let built = shell::target().join("no-alloc").display().to_string();
+    let release = ["--release", "--target-dir", &built];
+    clippy(&folder, &release)?;
+    // The core alone has the same features there, and the profile is the same.
+    let core = ["--locked", "--package", "keyfold-trusted", "--no-default-features", "--lib"];
+    clippy(&root, &[&release[..], &core].concat())
 }
 
 /// Both images, which tests boot.
